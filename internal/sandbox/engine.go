@@ -1,0 +1,140 @@
+package sandbox
+
+import (
+	"context"
+	"net"
+	"time"
+)
+
+// Arch is an instruction set of a guest, by the kernel's name.
+type Arch string
+
+// The architectures that a guest can have.
+const (
+	X8664   Arch = "x86_64"
+	AArch64 Arch = "aarch64"
+)
+
+// Engine drives one kind of VMM.
+type Engine interface {
+	// Name is "qemu" or "firecracker".
+	Name() string
+	// Capabilities says what this host lets the engine do. It may take a measurement the first time.
+	Capabilities(ctx context.Context) Capabilities
+	// Launch starts a VMM for spec and returns once its process exists and is under control; the guest is then still
+	// booting. When it returns an error there is no process left. The VMM outlives the caller's process.
+	Launch(ctx context.Context, spec MachineSpec) (Machine, error)
+	// Adopt takes over the VMM that an earlier process of ours launched. It returns ErrGone when that VMM no longer
+	// runs, and nothing is left of it then.
+	Adopt(ctx context.Context, spec MachineSpec, rec MachineRecord) (Machine, error)
+	// Sweep kills a VMM of this sandbox whose launch was cut short before its record was written, if there is one.
+	Sweep(ctx context.Context, spec MachineSpec) error
+}
+
+// Capabilities of an engine on this host.
+type Capabilities struct {
+	Usable      bool     `json:"usable"`
+	Reason      string   `json:"reason,omitempty"` // why not usable, or why this accelerator
+	Hint        string   `json:"hint,omitempty"`   // what to install or change
+	Accelerator string   `json:"accelerator,omitempty"`
+	Version     string   `json:"version,omitempty"` // of the VMM
+	Binary      string   `json:"binary,omitempty"`
+	Confinement []string `json:"confinement,omitempty"` // what confines the VMM process
+}
+
+// MachineSpec is everything that an engine needs to start one microVM.
+type MachineSpec struct {
+	ID         string // of the sandbox; names the VMM process
+	Arch       Arch
+	VCPUs      int
+	MemoryMiB  int
+	Kernel     KernelImage
+	Initrd     string // path of the initramfs with the guest agent
+	Disks      []Disk // in the order that the guest sees them
+	VsockCID   uint32
+	RuntimeDir string // existing, 0700, this microVM's own: sockets
+	LogDir     string // existing, 0700, this sandbox's own: console.log, vmm.log
+	// CountFile, when set, asks for a count of executed guest instructions, kept up to date in this file: one
+	// little-endian u64. Engines that cannot count refuse it.
+	CountFile string
+}
+
+// KernelImage is a guest kernel on the host.
+type KernelImage struct {
+	Path       string
+	Version    string // e.g. 6.1.70-agentkernel
+	LAPICTimer bool   // has the lapic_timer_khz parameter (x86_64)
+}
+
+// Disk is a virtio-blk disk of a microVM.
+type Disk struct {
+	Role     DiskRole
+	Path     string
+	FS       string // erofs, squashfs, ext4
+	ReadOnly bool
+}
+
+// DiskRole says what the guest agent does with a disk. It is the disk's virtio-blk serial, and the guest learns of it by
+// the kernel parameter agentkernel.disk=<role>:<fs>:<ro|rw>, one a disk.
+type DiskRole string
+
+// The roles of disks.
+const (
+	RootLower DiskRole = "rootfs"    // the image, read-only
+	Upper     DiskRole = "upper"     // the sandbox's own writable disk
+	Workspace DiskRole = "workspace" // project files, read-only lower of /workspace
+)
+
+// MachineRecord is what is kept on disk about a running VMM, enough to find it again after a restart of the daemon.
+// A process is the same one only when PID, StartTime and BootID all agree.
+type MachineRecord struct {
+	Engine      string `json:"engine"`
+	Accelerator string `json:"accelerator"`
+	PID         int    `json:"pid"`
+	StartTime   uint64 `json:"start_time"` // clock ticks since boot, /proc/pid/stat field 22; proc(5)
+	BootID      string `json:"boot_id"`
+	LinkToken   string `json:"link_token,omitempty"` // hex; marks the start of a session on a serial link
+}
+
+// Exit says how a VMM ended.
+type Exit struct {
+	Code   int    // exit code; -1 when it is not known (an adopted process) or a signal ended it
+	Signal string // e.g. "killed"; empty when none
+	Detail string // the VMM's own last words, at most a few lines
+}
+
+// Machine is one running microVM.
+type Machine interface {
+	Record() MachineRecord
+	// Dial opens a byte stream to a port of the guest. It waits for the guest to listen until ctx ends or the VMM is
+	// gone.
+	Dial(ctx context.Context, port uint32) (net.Conn, error)
+	// Kill ends the VMM at once and returns when it is gone. It is not an error when it was gone already.
+	Kill(ctx context.Context) error
+	// Done is closed when the VMM is gone and its sockets are removed.
+	Done() <-chan struct{}
+	// Exit is valid after Done.
+	Exit() Exit
+	// Release lets go of the VMM without ending it.
+	Release() error
+}
+
+// Pauser is implemented by machines whose vCPUs can be halted.
+type Pauser interface {
+	Pause(ctx context.Context) error
+	Resume(ctx context.Context) error
+}
+
+// Stager is implemented by machines that time their own start.
+type Stager interface {
+	Stages() []Stage
+}
+
+// Stage is one named part of a start.
+type Stage struct {
+	Name     string        `json:"name"`
+	Duration time.Duration `json:"-"`
+}
+
+// GuestAgentPort is the port, on vsock and on the multiplexed serial link, where the guest agent listens.
+const GuestAgentPort = 1024

@@ -1,0 +1,84 @@
+package sandbox
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// Limits and defaults of a Spec.
+const (
+	MaxNameLen       = 64
+	MinMemoryMiB     = 64
+	DefaultMemoryMiB = 512
+	MaxVCPUs         = 32 // NR_CPUS of the guest kernel, and Firecracker's own limit
+	DefaultVCPUs     = 1
+	MinVsockCID      = 3 // 0-2 are the hypervisor, the loopback and the host: vsock(7)
+	MaxVsockCID      = 0xfffffffe
+	DefaultDiskMiB   = 10 * 1024
+	DefaultImage     = "base"
+)
+
+// Agents lists the coding agents that a spec may prefer.
+var Agents = []string{"claude", "gemini", "codex", "opencode"}
+
+// Spec is what a user asks for. It does not change after create.
+type Spec struct {
+	Name      string `json:"name"`
+	Image     string `json:"image"`           // image name or path, as asked for
+	Agent     string `json:"agent,omitempty"` // one of Agents, or empty
+	VCPUs     int    `json:"vcpus"`
+	MemoryMiB int    `json:"memory_mib"`
+	DiskMiB   int    `json:"disk_mib"`  // virtual size of the upper disk; it is sparse
+	VsockCID  uint32 `json:"vsock_cid"` // 0 = to be assigned
+	Project   string `json:"project,omitempty"`
+}
+
+var nameRE = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$`)
+
+// ValidateName returns an *Error of kind Invalid unless name can be a sandbox's name: 1 to 64 lower-case letters,
+// digits, '-', '_' and '.', that begins and ends with a letter or digit and has no "..".
+func ValidateName(name string) error {
+	switch {
+	case name == "":
+		return Errorf(Invalid, "give it a name such as my-project", "a sandbox's name is empty")
+	case len(name) > MaxNameLen:
+		return Errorf(Invalid, "shorten it", "sandbox name %q has %d characters, at most %d are allowed", name[:16]+"…", len(name), MaxNameLen)
+	case !nameRE.MatchString(name) || strings.Contains(name, ".."):
+		return Errorf(Invalid, "use lower-case letters, digits, '-', '_' and '.'; begin and end with a letter or digit", "%q is not a sandbox name", name)
+	}
+	return nil
+}
+
+// Host is what the limits of a Spec are checked against.
+type Host struct {
+	MemoryMiB int // physical memory of the host
+}
+
+// Validate fills in defaults for zero Image, VCPUs, MemoryMiB and DiskMiB only through WithDefaults; here it checks that
+// every value can be had on host. The error is an *Error of kind Invalid.
+func (s Spec) Validate(host Host) error {
+	if err := ValidateName(s.Name); err != nil {
+		return err
+	}
+	if s.VCPUs < 1 || s.VCPUs > MaxVCPUs {
+		return Errorf(Invalid, fmt.Sprintf("ask for 1 to %d", MaxVCPUs), "vcpus %d cannot be had", s.VCPUs)
+	}
+	if s.MemoryMiB < MinMemoryMiB {
+		return Errorf(Invalid, fmt.Sprintf("ask for at least %d MiB", MinMemoryMiB), "memory of %d MiB is too little for a microVM", s.MemoryMiB)
+	}
+	if host.MemoryMiB > 0 && s.MemoryMiB > host.MemoryMiB {
+		return Errorf(Invalid, fmt.Sprintf("ask for %d to %d MiB", MinMemoryMiB, host.MemoryMiB), "memory of %d MiB is more than this host has (%d MiB)", s.MemoryMiB, host.MemoryMiB)
+	}
+	if s.DiskMiB < 64 || s.DiskMiB > 16*1024*1024 {
+		return Errorf(Invalid, "ask for 64 MiB to 16 TiB", "a disk of %d MiB cannot be had", s.DiskMiB)
+	}
+	if s.Agent != "" && !slices.Contains(Agents, s.Agent) {
+		return Errorf(Invalid, "choose one of "+strings.Join(Agents, ", "), "unknown agent %q", s.Agent)
+	}
+	if s.VsockCID != 0 && (s.VsockCID < MinVsockCID || s.VsockCID > MaxVsockCID) {
+		return Errorf(Invalid, fmt.Sprintf("use %d to %d, or leave it out to have one assigned", MinVsockCID, uint32(MaxVsockCID)), "vsock CID %d cannot be used", s.VsockCID)
+	}
+	return nil
+}
