@@ -133,7 +133,7 @@ type Stager interface {
 // Stage is one named part of a start.
 type Stage struct {
 	Name     string        `json:"name"`
-	Duration time.Duration `json:"-"`
+	Duration time.Duration `json:"duration_ns"`
 }
 
 // GuestAgentPort is the port, on vsock and on the multiplexed serial link, where the guest agent listens.

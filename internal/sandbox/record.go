@@ -1,0 +1,65 @@
+package sandbox
+
+import (
+	"fmt"
+	"time"
+)
+
+// RecordVersion is the version of Record that this build writes, and the newest that it reads.
+const RecordVersion = 1
+
+// Record is what is kept on disk about a sandbox.
+type Record struct {
+	Version    int            `json:"version"`
+	ID         string         `json:"id"` // 16 hex digits
+	Spec       Spec           `json:"spec"`
+	State      State          `json:"state"`
+	Reason     string         `json:"reason,omitempty"` // why it failed
+	Image      Image          `json:"image"`
+	Warnings   []string       `json:"warnings,omitempty"` // said at create
+	CreatedAt  time.Time      `json:"created_at"`
+	StartedAt  time.Time      `json:"started_at,omitzero"`
+	FinishedAt time.Time      `json:"finished_at,omitzero"`
+	Kernel     string         `json:"kernel,omitempty"` // release of the last start's kernel
+	Machine    *MachineRecord `json:"machine,omitempty"`
+	Stages     []Stage        `json:"stages,omitempty"`
+	// Instructions is the count of guest instructions to readiness of the last start; 0 when it was not counted.
+	Instructions uint64 `json:"instructions,omitempty"`
+}
+
+// Image is a root file system as it is in the image store.
+type Image struct {
+	Name   string `json:"name"`
+	Digest string `json:"digest"` // "sha256:<64 hex>"
+	FS     string `json:"fs"`     // erofs, squashfs, ext4
+	Arch   Arch   `json:"arch"`
+	Path   string `json:"-"`
+}
+
+// Validate checks a record that was read from disk.
+func (r *Record) Validate() error {
+	switch {
+	case r.Version > RecordVersion:
+		return fmt.Errorf("it has version %d, and this build reads up to %d", r.Version, RecordVersion)
+	case r.Version < 1:
+		return fmt.Errorf("it has no version")
+	case !ValidID(r.ID):
+		return fmt.Errorf("%q is not an id", r.ID)
+	case !r.State.Valid():
+		return fmt.Errorf("%q is not a state", r.State)
+	}
+	return ValidateName(r.Spec.Name)
+}
+
+// ValidID reports whether id has the form of a sandbox id: 16 lower-case hex digits.
+func ValidID(id string) bool {
+	if len(id) != 16 {
+		return false
+	}
+	for _, c := range []byte(id) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
