@@ -20,6 +20,24 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
+// Defines values for CreateRequestArch.
+const (
+	Aarch64 CreateRequestArch = "aarch64"
+	X8664   CreateRequestArch = "x86_64"
+)
+
+// Valid indicates whether the value is a known member of the CreateRequestArch enum.
+func (e CreateRequestArch) Valid() bool {
+	switch e {
+	case Aarch64:
+		return true
+	case X8664:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ErrorCode.
 const (
 	ErrorCodeConflict    ErrorCode = "conflict"
@@ -139,6 +157,9 @@ type CreateRequest struct {
 	// Agent Coding agent: claude, gemini, codex or opencode; recorded
 	Agent *string `json:"agent,omitempty"`
 
+	// Arch Of the guest; the host's when absent
+	Arch *CreateRequestArch `json:"arch,omitempty"`
+
 	// DiskMib Virtual size of the sandbox's own disk
 	DiskMib *int `json:"disk_mib,omitempty"`
 
@@ -154,6 +175,9 @@ type CreateRequest struct {
 	// VsockCid Assigned when absent
 	VsockCid *int64 `json:"vsock_cid,omitempty"`
 }
+
+// CreateRequestArch Of the guest; the host's when absent
+type CreateRequestArch string
 
 // EngineInfo defines model for EngineInfo.
 type EngineInfo struct {
@@ -246,6 +270,7 @@ type Host struct {
 type Sandbox struct {
 	Accelerator *string    `json:"accelerator,omitempty"`
 	Agent       *string    `json:"agent,omitempty"`
+	Arch        string     `json:"arch"`
 	CreatedAt   time.Time  `json:"created_at"`
 	DiskMib     int        `json:"disk_mib"`
 	Engine      *string    `json:"engine,omitempty"`
@@ -320,6 +345,9 @@ type RemoveSandboxParams struct {
 
 // StartSandboxParams defines parameters for StartSandbox.
 type StartSandboxParams struct {
+	// TimeoutMs How long the guest agent may take to answer; then the microVM is killed.
+	TimeoutMs *int `form:"timeout_ms,omitempty" json:"timeout_ms,omitempty"`
+
 	// CountInstructions Count the guest instructions up to readiness (software emulation only; slows the guest down).
 	CountInstructions *bool `form:"count_instructions,omitempty" json:"count_instructions,omitempty"`
 }
@@ -1039,6 +1067,18 @@ func NewStartSandboxRequest(server string, name Name, params *StartSandboxParams
 		// styled parameters, preserving literal commas as delimiters
 		// per the OpenAPI spec (e.g. "color=blue,black,brown").
 		var rawQueryFragments []string
+
+		if params.TimeoutMs != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "timeout_ms", *params.TimeoutMs, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
 
 		if params.CountInstructions != nil {
 
@@ -2579,6 +2619,19 @@ func (siw *ServerInterfaceWrapper) StartSandbox(w http.ResponseWriter, r *http.R
 
 	// Parameter object where we will unmarshal all parameters from the context
 	var params StartSandboxParams
+
+	// ------------- Optional query parameter "timeout_ms" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "timeout_ms", r.URL.Query(), &params.TimeoutMs, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "timeout_ms"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "timeout_ms", Err: err})
+		}
+		return
+	}
 
 	// ------------- Optional query parameter "count_instructions" -------------
 

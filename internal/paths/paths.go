@@ -9,6 +9,9 @@ import (
 	"runtime"
 )
 
+// HomeVariable is the environment variable that puts everything under one directory.
+const HomeVariable = "AGENTKERNEL_HOME"
+
 // Dirs are the three roots. All are absolute.
 type Dirs struct {
 	Data    string // images, kernels, caches: content-addressed, safe to delete
@@ -44,7 +47,7 @@ func Find(getenv func(string) string) (Dirs, error) {
 }
 
 func locate(getenv func(string) string) (Dirs, error) {
-	if home := getenv("AGENTKERNEL_HOME"); home != "" {
+	if home := getenv(HomeVariable); home != "" {
 		home, err := filepath.Abs(home)
 		if err != nil {
 			return Dirs{}, err

@@ -21,12 +21,13 @@ func TestValidateName(t *testing.T) {
 }
 
 func TestValidateSpec(t *testing.T) {
-	good := Spec{Name: "a", Image: "base", VCPUs: 1, MemoryMiB: 128, DiskMiB: 1024}
+	good := Spec{Name: "a", Arch: X8664, Image: "base", VCPUs: 1, MemoryMiB: 128, DiskMiB: 1024}
 	host := Host{MemoryMiB: 4096}
 	if err := good.Validate(host); err != nil {
 		t.Fatal(err)
 	}
 	for name, change := range map[string]func(*Spec){
+		"unknown arch":     func(s *Spec) { s.Arch = "vax" },
 		"no vcpus":         func(s *Spec) { s.VCPUs = 0 },
 		"1000 vcpus":       func(s *Spec) { s.VCPUs = 1000 },
 		"no memory":        func(s *Spec) { s.MemoryMiB = 0 },

@@ -26,6 +26,7 @@ var Agents = []string{"claude", "gemini", "codex", "opencode"}
 // Spec is what a user asks for. It does not change after create.
 type Spec struct {
 	Name      string `json:"name"`
+	Arch      Arch   `json:"arch"`
 	Image     string `json:"image"`           // image name or path, as asked for
 	Agent     string `json:"agent,omitempty"` // one of Agents, or empty
 	VCPUs     int    `json:"vcpus"`
@@ -56,11 +57,13 @@ type Host struct {
 	MemoryMiB int // physical memory of the host
 }
 
-// Validate fills in defaults for zero Image, VCPUs, MemoryMiB and DiskMiB only through WithDefaults; here it checks that
-// every value can be had on host. The error is an *Error of kind Invalid.
+// Validate checks that every value can be had on host. The error is an *Error of kind Invalid.
 func (s Spec) Validate(host Host) error {
 	if err := ValidateName(s.Name); err != nil {
 		return err
+	}
+	if s.Arch != X8664 && s.Arch != AArch64 {
+		return Errorf(Invalid, fmt.Sprintf("choose %s or %s", X8664, AArch64), "unknown architecture %q", s.Arch)
 	}
 	if s.VCPUs < 1 || s.VCPUs > MaxVCPUs {
 		return Errorf(Invalid, fmt.Sprintf("ask for 1 to %d", MaxVCPUs), "vcpus %d cannot be had", s.VCPUs)

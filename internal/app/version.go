@@ -1,0 +1,4 @@
+package app
+
+// Version is set by the linker: the output of git describe.
+var Version = "dev"

@@ -1,0 +1,193 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"github.com/agentkernel/agentkernel/internal/config"
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+	"github.com/agentkernel/agentkernel/pkg/client"
+
+	apiv1 "github.com/agentkernel/agentkernel/api/v1"
+)
+
+const configFile = "agentkernel.toml"
+
+// createFlags are the flags of create and run.
+type createFlags struct {
+	image, agent, arch, memory, disk, project, config string
+	vcpus                                             int
+	vsockCID                                          uint32
+}
+
+func (f *createFlags) register(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.StringVar(&f.image, "image", "", "image name, or path of an image file (default base)")
+	fs.StringVar(&f.agent, "agent", "", "coding agent: "+strings.Join(sandbox.Agents, ", ")+" (recorded)")
+	fs.IntVar(&f.vcpus, "vcpus", 0, fmt.Sprintf("number of virtual CPUs, 1 to %d (default %d)", sandbox.MaxVCPUs, sandbox.DefaultVCPUs))
+	fs.StringVarP(&f.memory, "memory", "m", "", fmt.Sprintf("memory, such as 512M or 2G (default %dM)", sandbox.DefaultMemoryMiB))
+	fs.StringVar(&f.disk, "disk", "", fmt.Sprintf("size of the sandbox's own disk, such as 20G (default %dG)", sandbox.DefaultDiskMiB/1024))
+	fs.Uint32Var(&f.vsockCID, "vsock-cid", 0, "vsock CID (default: assigned)")
+	fs.StringVar(&f.project, "project", "", "directory to copy to /workspace; it is never changed")
+	fs.StringVar(&f.config, "config", "", "configuration file (default "+configFile+" of the project, or of this directory)")
+	fs.StringVar(&f.arch, "arch", "", "architecture of the guest: x86_64 or aarch64 (default: this host's)")
+}
+
+// request merges flags over the configuration file over defaults. name is the argument, and may be empty when the file has
+// one.
+func (f *createFlags) request(cmd *cobra.Command, name string) (client.CreateRequest, error) {
+	var req client.CreateRequest
+	file, err := f.load()
+	if err != nil {
+		return req, err
+	}
+	spec := file.Spec()
+	if name != "" {
+		spec.Name = name
+	}
+	changed := cmd.Flags().Changed
+	if changed("image") {
+		spec.Image = f.image
+	}
+	if changed("agent") {
+		spec.Agent = f.agent
+	}
+	if changed("vcpus") {
+		spec.VCPUs = f.vcpus
+	}
+	if changed("memory") {
+		if spec.MemoryMiB, err = mebibytes("--memory", f.memory); err != nil {
+			return req, err
+		}
+	}
+	if changed("disk") {
+		if spec.DiskMiB, err = mebibytes("--disk", f.disk); err != nil {
+			return req, err
+		}
+	}
+	if changed("vsock-cid") {
+		spec.VsockCID = f.vsockCID
+	}
+	if isPath(spec.Image) {
+		if spec.Image, err = filepath.Abs(spec.Image); err != nil {
+			return req, err
+		}
+	}
+	req = client.CreateRequest{
+		Name: spec.Name, Image: &spec.Image, Vcpus: &spec.VCPUs, MemoryMib: &spec.MemoryMiB, DiskMib: &spec.DiskMiB,
+	}
+	if spec.Agent != "" {
+		req.Agent = &spec.Agent
+	}
+	if f.arch != "" {
+		req.Arch = (*apiv1.CreateRequestArch)(&f.arch)
+	}
+	if spec.VsockCID != 0 || changed("vsock-cid") {
+		cid := int64(spec.VsockCID)
+		req.VsockCid = &cid
+	}
+	if f.project != "" {
+		dir, err := filepath.Abs(f.project)
+		if err != nil {
+			return req, err
+		}
+		req.Project = &dir
+	}
+	return req, nil
+}
+
+// load reads the configuration file: the one that --config names, else the project's, else this directory's, else none.
+func (f *createFlags) load() (config.File, error) {
+	if f.config != "" {
+		return config.Load(f.config)
+	}
+	path := filepath.Join(f.project, configFile)
+	if _, err := os.Lstat(path); os.IsNotExist(err) {
+		return config.File{}, nil
+	}
+	return config.Load(path)
+}
+
+func isPath(image string) bool { return strings.ContainsRune(image, '/') || strings.HasPrefix(image, ".") }
+
+// mebibytes parses a size such as 512M or 2G; a bare number is MiB.
+func mebibytes(flag, s string) (int, error) {
+	bad := func() (int, error) {
+		return 0, sandbox.Errorf(sandbox.Invalid, "write it as 512M or 2G", "%s %q is not a size", flag, s)
+	}
+	if strings.Trim(s, "0123456789") == "" {
+		s += "M"
+	}
+	n, err := units.RAMInBytes(s)
+	if err != nil || n < 0 {
+		return bad()
+	}
+	if n%(1<<20) != 0 {
+		return 0, sandbox.Errorf(sandbox.Invalid, "use whole MiB", "%s %q is not a whole number of MiB", flag, s)
+	}
+	return int(n >> 20), nil
+}
+
+func createCommand(e *env) *cobra.Command {
+	var f createFlags
+	var quiet bool
+	cmd := &cobra.Command{
+		Use:   "create [NAME]",
+		Short: "Make a sandbox",
+		Long: "Make a sandbox: its record, its own disk, and with --project a copy of a directory at /workspace. Nothing runs yet.\n" +
+			"What flags leave open comes from " + configFile + ", of the project or else of this directory.",
+		Example: "  agentkernel create my-project --agent claude --project .",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name := ""
+			if len(args) == 1 {
+				name = args[0]
+				if err := sandbox.ValidateName(name); err != nil {
+					return err
+				}
+			}
+			req, err := f.request(cmd, name)
+			if err != nil {
+				return err
+			}
+			sb, err := e.create(cmd.Context(), req)
+			if err != nil {
+				return err
+			}
+			switch {
+			case e.json:
+				return e.printJSON(sb)
+			case quiet:
+				fmt.Fprintln(e.out, sb.Id)
+			default:
+				fmt.Fprintln(e.out, sb.Name)
+			}
+			return nil
+		},
+	}
+	f.register(cmd)
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print the id alone")
+	return cmd
+}
+
+// create makes a sandbox and passes on its warnings.
+func (e *env) create(ctx context.Context, req client.CreateRequest) (client.Sandbox, error) {
+	c, err := e.connect(ctx)
+	if err != nil {
+		return client.Sandbox{}, err
+	}
+	defer c.Close()
+	sb, err := c.Create(ctx, req)
+	if err == nil && sb.Warnings != nil {
+		for _, w := range *sb.Warnings {
+			fmt.Fprintln(e.errOut, "agentkernel: warning:", w)
+		}
+	}
+	return sb, err
+}

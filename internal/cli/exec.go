@@ -1,0 +1,189 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+	"github.com/agentkernel/agentkernel/pkg/client"
+)
+
+// execFlags are the flags of exec and run.
+type execFlags struct {
+	env         []string
+	cwd, user   string
+	interactive bool
+	timeout     time.Duration
+}
+
+func (f *execFlags) register(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.SetInterspersed(false) // what follows the first argument belongs to the guest's command
+	fs.StringArrayVarP(&f.env, "env", "e", nil, "environment variable, KEY=VALUE, or KEY to pass on this one's")
+	fs.StringVarP(&f.cwd, "workdir", "w", "", "directory in the guest (default /workspace if there is a project, else the user's home)")
+	fs.StringVarP(&f.user, "user", "u", "", "user in the guest: name or uid, with :group or :gid (default root)")
+	fs.BoolVarP(&f.interactive, "interactive", "i", false, "connect stdin")
+	fs.DurationVar(&f.timeout, "timeout", 0, "kill the command after this time (default none)")
+}
+
+func (f *execFlags) start(argv []string) (client.ExecStart, error) {
+	start := client.ExecStart{Argv: argv}
+	if f.timeout < 0 || f.timeout.Milliseconds() > 1<<32-1 {
+		return start, sandbox.Errorf(sandbox.Invalid, "use a time of up to 49 days", "--timeout %v is out of range", f.timeout)
+	}
+	if f.timeout > 0 {
+		ms := int(max(1, f.timeout.Milliseconds()))
+		start.TimeoutMs = &ms
+	}
+	if f.cwd != "" {
+		start.Cwd = &f.cwd
+	}
+	if f.user != "" {
+		start.User = &f.user
+	}
+	var vars []string
+	for _, v := range f.env {
+		key, _, has := strings.Cut(v, "=")
+		if key == "" {
+			return start, sandbox.Errorf(sandbox.Invalid, "write it as KEY=VALUE", "--env %q has no name", v)
+		}
+		if !has {
+			value, set := os.LookupEnv(key)
+			if !set {
+				continue
+			}
+			v = key + "=" + value
+		}
+		vars = append(vars, v)
+	}
+	if vars != nil {
+		start.Env = &vars
+	}
+	return start, nil
+}
+
+func execCommand(e *env) *cobra.Command {
+	var f execFlags
+	cmd := &cobra.Command{
+		Use: "exec [flags] NAME COMMAND [ARG…]", Short: "Run a command in a running sandbox",
+		Long: "Run a command in a running sandbox. Its exit code becomes this one's; 128+n when a signal ended it, 127 when there is\n" +
+			"no such command, 126 when it cannot be run, 125 for an error of agentkernel. SIGINT and SIGTERM are passed on to the\n" +
+			"command; the second one kills it. With --json, each event is a line of JSON.",
+		Example: "  agentkernel exec my-project echo \"hello from microVM\"",
+		Args:    cobra.MinimumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			argv := args[1:]
+			if argv[0] == "--" {
+				argv = argv[1:]
+			}
+			start, err := f.start(argv)
+			if err != nil {
+				return err
+			}
+			c, err := e.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			return e.exec(c, args[0], start, f.interactive)
+		},
+	}
+	f.register(cmd)
+	return cmd
+}
+
+// exec runs a command with this process's streams and signals, and returns nil, an exitError with its exit code, or why it
+// did not run.
+func (e *env) exec(c *client.Client, name string, start client.ExecStart, stdin bool) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	streams := client.ExecIO{Stdout: e.out, Stderr: e.errOut, Signals: forwardSignals(ctx, cancel)}
+	if stdin {
+		streams.Stdin = e.in
+	}
+	if e.json {
+		enc := json.NewEncoder(e.out)
+		streams.Stdout, streams.Stderr = jsonWriter{enc, "stdout"}, jsonWriter{enc, "stderr"}
+	}
+	exit, err := c.Exec(ctx, name, start, streams)
+	var out *client.OutputError
+	switch {
+	case errors.As(err, &out) && errors.Is(err, syscall.EPIPE):
+		return exitError(128 + int(syscall.SIGPIPE)) // as a command that writes to a closed pipe itself
+	case err != nil:
+		return err
+	}
+	if e.json {
+		err := json.NewEncoder(e.out).Encode(map[string]any{"type": "exit", "code": exit.Code, "signal": exit.Signal, "timed_out": exit.TimedOut, "status": exit.Status()})
+		if err != nil {
+			return err
+		}
+	}
+	if exit.TimedOut {
+		fmt.Fprintf(e.errOut, "agentkernel: the command was killed after %v\n", time.Duration(*start.TimeoutMs)*time.Millisecond)
+	}
+	if exit.Status() != 0 {
+		return exitError(exit.Status())
+	}
+	return nil
+}
+
+// forwardSignals returns a channel of the signals that this process gets and the guest's command shall get. A second SIGINT
+// or SIGTERM calls cancel.
+func forwardSignals(ctx context.Context, cancel context.CancelFunc) <-chan int {
+	got := make(chan os.Signal, 4)
+	signal.Notify(got, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	out := make(chan int)
+	go func() {
+		defer signal.Stop(got)
+		for n := 0; ; n++ {
+			select {
+			case s := <-got:
+				if n > 0 {
+					cancel()
+					return
+				}
+				select {
+				case out <- int(s.(syscall.Signal)):
+				case <-got:
+					cancel()
+					return
+				case <-ctx.Done():
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return out
+}
+
+// jsonWriter writes each piece of output as a line of JSON: in data when it is UTF-8, else in base64.
+type jsonWriter struct {
+	enc  *json.Encoder
+	kind string
+}
+
+func (w jsonWriter) Write(p []byte) (int, error) {
+	event := map[string]any{"type": w.kind}
+	if utf8.Valid(p) {
+		event["data"] = string(p)
+	} else {
+		event["base64"] = p // encoding/json writes a []byte so
+	}
+	return len(p), w.enc.Encode(event)
+}
+
+var _ io.Writer = jsonWriter{}

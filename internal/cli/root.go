@@ -1,0 +1,149 @@
+// Package cli is the command line: one file a command. Every command that deals with sandboxes is a client of the daemon's
+// API; building kernels and images happens in the command's own process.
+//
+// Output: what was asked for goes to stdout, everything else to stderr. An error is one line "agentkernel: …", followed by
+// "hint: …" when there is something to do about it. Exit codes: 0; the guest command's own; 128+n when a signal ended it;
+// 125 for an error of agentkernel; 126 and 127 when the guest's command cannot be run or found; 130 for Ctrl-C.
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/agentkernel/agentkernel/internal/app"
+	"github.com/agentkernel/agentkernel/internal/paths"
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+	"github.com/agentkernel/agentkernel/pkg/client"
+)
+
+// exitOurs is the exit code for an error that is not the guest command's.
+const exitOurs = 125
+
+// env is what commands share.
+type env struct {
+	in     io.Reader
+	out    io.Writer
+	errOut io.Writer
+	json   bool
+}
+
+// exitError ends the program with a code and without a message: it has been said already, or the guest said it.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+// Main runs the command line and returns the exit code.
+func Main(args []string) int {
+	e := &env{in: os.Stdin, out: os.Stdout, errOut: os.Stderr}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := newRoot(e)
+	root.SetArgs(args)
+	return e.exit(ctx, root.ExecuteContext(ctx))
+}
+
+func newRoot(e *env) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "agentkernel",
+		Short:         "A microVM of its own for each coding agent",
+		Long:          "Agentkernel gives a coding agent a computer of its own: a microVM with its own kernel that starts in milliseconds\nand can be thrown away.",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Version:       app.Version,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetIn(e.in)
+	root.SetOut(e.out)
+	root.SetErr(e.errOut)
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.PersistentFlags().BoolVar(&e.json, "json", false, "print JSON")
+	root.AddGroup(
+		&cobra.Group{ID: "sandbox", Title: "Sandboxes:"},
+		&cobra.Group{ID: "build", Title: "Kernels and images:"},
+		&cobra.Group{ID: "system", Title: "System:"},
+	)
+	add := func(group string, commands ...*cobra.Command) {
+		for _, c := range commands {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	add("sandbox", initCommand(e), createCommand(e), startCommand(e), stopCommand(e), restartCommand(e), rmCommand(e),
+		listCommand(e), inspectCommand(e), execCommand(e), runCommand(e), logsCommand(e))
+	add("build", kernelCommand(e), imageCommand(e))
+	add("system", doctorCommand(e), daemonCommand(e), benchCommand(e), versionCommand(e))
+	root.SetHelpCommandGroupID("system")
+	root.SetCompletionCommandGroupID("system")
+	return root
+}
+
+// connect returns a client of the daemon, started when none runs.
+func (e *env) connect(ctx context.Context) (*client.Client, error) {
+	dirs, err := paths.Find(os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	return app.Connect(ctx, dirs, func(line string) { fmt.Fprintln(e.errOut, "agentkernel: warning:", line) })
+}
+
+// printJSON prints v as indented JSON.
+func (e *env) printJSON(v any) error {
+	enc := json.NewEncoder(e.out)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// exit says what went wrong and returns the exit code for it.
+func (e *env) exit(ctx context.Context, err error) int {
+	if err == nil {
+		return 0
+	}
+	var code exitError
+	if errors.As(err, &code) {
+		return int(code)
+	}
+	status := exitOurs
+	var notRun *client.ExecError
+	if errors.As(err, &notRun) {
+		status = notRun.Status
+	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		fmt.Fprintln(e.errOut, "agentkernel: interrupted")
+		return 130
+	}
+	code2, message, hint := describe(err)
+	if e.json {
+		_ = json.NewEncoder(e.errOut).Encode(map[string]string{"code": code2, "message": message, "hint": hint})
+		return status
+	}
+	fmt.Fprintf(e.errOut, "agentkernel: %s\n", message)
+	if hint != "" {
+		fmt.Fprintf(e.errOut, "hint: %s\n", hint)
+	}
+	return status
+}
+
+func describe(err error) (code, message, hint string) {
+	message = strings.TrimSpace(err.Error())
+	var remote *client.Error
+	var local *sandbox.Error
+	switch {
+	case errors.As(err, &remote):
+		return string(remote.Code), message, remote.Hint
+	case errors.As(err, &local):
+		return string(local.Kind), message, local.Hint
+	case errors.Is(err, context.Canceled):
+		return string(sandbox.Conflict), "interrupted", ""
+	}
+	return string(sandbox.Internal), message, ""
+}

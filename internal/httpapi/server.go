@@ -1,0 +1,216 @@
+// Package httpapi serves the API of api/openapi.yaml: it turns requests into calls of the manager and its errors into
+// responses of one shape.
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	apiv1 "github.com/agentkernel/agentkernel/api/v1"
+	"github.com/agentkernel/agentkernel/internal/manager"
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+)
+
+// maxBody bounds a request's JSON body, in bytes.
+const maxBody = 1 << 20
+
+// VersionHeader carries the daemon's version in every response.
+const VersionHeader = "Agentkernel-Version"
+
+// Options of a Handler.
+type Options struct {
+	Log     *slog.Logger
+	Manager *manager.Manager
+	Version string
+	Host    func(context.Context) apiv1.Host
+	Stop    func() // called once when a client asks the daemon to end
+}
+
+// handler implements apiv1.ServerInterface.
+type handler struct {
+	Options
+	started time.Time
+	active  atomic.Int64 // requests under way
+}
+
+// New returns the API.
+func New(o Options) http.Handler {
+	h := &handler{Options: o, started: time.Now().UTC()}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		h.fail(w, r, sandbox.Errorf(sandbox.NotFound, "see api/openapi.yaml", "there is no %s %s", r.Method, r.URL.Path))
+	})
+	api := apiv1.HandlerWithOptions(h, apiv1.StdHTTPServerOptions{
+		BaseRouter: mux,
+		ErrorHandlerFunc: func(w http.ResponseWriter, r *http.Request, err error) {
+			h.fail(w, r, sandbox.Errorf(sandbox.Invalid, "see api/openapi.yaml", "%w", err))
+		},
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.active.Add(1)
+		defer h.active.Add(-1)
+		w.Header().Set(VersionHeader, o.Version)
+		api.ServeHTTP(w, r)
+	})
+}
+
+func (h *handler) GetVersion(w http.ResponseWriter, r *http.Request) {
+	h.reply(w, r, http.StatusOK, apiv1.Version{Version: h.Version, Pid: os.Getpid(), StartedAt: h.started})
+}
+
+func (h *handler) GetHost(w http.ResponseWriter, r *http.Request) {
+	h.reply(w, r, http.StatusOK, h.Host(r.Context()))
+}
+
+func (h *handler) StopDaemon(w http.ResponseWriter, r *http.Request, params apiv1.StopDaemonParams) {
+	if n := h.active.Load(); deref(params.IfIdle) && n > 1 {
+		h.fail(w, r, sandbox.Errorf(sandbox.Conflict, "try again later", "the daemon has %d requests under way", n-1))
+		return
+	}
+	w.WriteHeader(http.StatusAccepted)
+	h.Stop()
+}
+
+func (h *handler) ListSandboxes(w http.ResponseWriter, r *http.Request) {
+	records, problems := h.Manager.List()
+	list := apiv1.SandboxList{Sandboxes: make([]apiv1.Sandbox, 0, len(records)), Problems: optional(problems)}
+	for _, rec := range records {
+		list.Sandboxes = append(list.Sandboxes, view(rec))
+	}
+	h.reply(w, r, http.StatusOK, list)
+}
+
+func (h *handler) CreateSandbox(w http.ResponseWriter, r *http.Request) {
+	var req apiv1.CreateRequest
+	if err := decode(r.Body, &req); err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	cid := or(req.VsockCid, 0)
+	if cid < 0 || cid > sandbox.MaxVsockCID {
+		h.fail(w, r, sandbox.Errorf(sandbox.Invalid, fmt.Sprintf("use %d to %d", sandbox.MinVsockCID, uint32(sandbox.MaxVsockCID)), "vsock CID %d cannot be used", cid))
+		return
+	}
+	spec := sandbox.Spec{
+		Name: req.Name, Arch: sandbox.Arch(or(req.Arch, "")), Image: or(req.Image, sandbox.DefaultImage), Agent: or(req.Agent, ""),
+		VCPUs: or(req.Vcpus, sandbox.DefaultVCPUs), MemoryMiB: or(req.MemoryMib, sandbox.DefaultMemoryMiB),
+		DiskMiB: or(req.DiskMib, sandbox.DefaultDiskMiB), VsockCID: uint32(cid), Project: or(req.Project, ""),
+	}
+	rec, err := h.Manager.Create(r.Context(), spec)
+	h.sandbox(w, r, http.StatusCreated, rec, err)
+}
+
+func (h *handler) GetSandbox(w http.ResponseWriter, r *http.Request, name apiv1.Name) {
+	rec, err := h.Manager.Get(name)
+	h.sandbox(w, r, http.StatusOK, rec, err)
+}
+
+func (h *handler) RemoveSandbox(w http.ResponseWriter, r *http.Request, name apiv1.Name, params apiv1.RemoveSandboxParams) {
+	if err := h.Manager.Remove(r.Context(), name, deref(params.Force)); err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (h *handler) StartSandbox(w http.ResponseWriter, r *http.Request, name apiv1.Name, params apiv1.StartSandboxParams) {
+	timeout, err := milliseconds("timeout_ms", params.TimeoutMs, 120_000, 1)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	rec, err := h.Manager.Start(r.Context(), name, manager.StartOptions{Timeout: timeout, CountInstructions: deref(params.CountInstructions)})
+	h.sandbox(w, r, http.StatusOK, rec, err)
+}
+
+func (h *handler) StopSandbox(w http.ResponseWriter, r *http.Request, name apiv1.Name, params apiv1.StopSandboxParams) {
+	grace, err := milliseconds("timeout_ms", params.TimeoutMs, 10_000, 0)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	rec, err := h.Manager.Stop(r.Context(), name, grace)
+	h.sandbox(w, r, http.StatusOK, rec, err)
+}
+
+func (h *handler) GetLogs(w http.ResponseWriter, r *http.Request, name apiv1.Name) {
+	path, err := h.Manager.ConsoleLog(name)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return // nothing has been written yet
+	}
+	if err != nil {
+		h.fail(w, r, fmt.Errorf("open the console log: %w", err))
+		return
+	}
+	defer f.Close()
+	if _, err := io.Copy(w, f); err != nil {
+		h.Log.Debug("send a console log", "sandbox", name, "err", err)
+	}
+}
+
+func milliseconds(name string, value *int, otherwise, least int) (time.Duration, error) {
+	ms := or(value, otherwise)
+	if ms < least || ms > 3_600_000 {
+		return 0, sandbox.Errorf(sandbox.Invalid, fmt.Sprintf("use %d to 3600000", least), "%s %d is out of range", name, ms)
+	}
+	return time.Duration(ms) * time.Millisecond, nil
+}
+
+// decode reads one JSON value with no unknown fields, and nothing after it.
+func decode(body io.Reader, v any) error {
+	dec := json.NewDecoder(io.LimitReader(body, maxBody))
+	dec.DisallowUnknownFields()
+	err := dec.Decode(v)
+	if err == nil && dec.More() {
+		err = errors.New("there is more after the JSON value")
+	}
+	if err != nil {
+		return sandbox.Errorf(sandbox.Invalid, "see api/openapi.yaml", "the request body is not what it should be: %s", strings.TrimPrefix(err.Error(), "json: "))
+	}
+	return nil
+}
+
+func (h *handler) sandbox(w http.ResponseWriter, r *http.Request, status int, rec sandbox.Record, err error) {
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	h.reply(w, r, status, view(rec))
+}
+
+func (h *handler) reply(w http.ResponseWriter, r *http.Request, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	if err := json.NewEncoder(w).Encode(v); err != nil {
+		h.Log.Debug("send a response", "path", r.URL.Path, "err", err)
+	}
+}
+
+func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
+	body := Error(err)
+	if body.Code == apiv1.Internal {
+		h.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+	}
+	h.reply(w, r, statusOf[body.Code], body)
+}
+
+var statusOf = map[apiv1.ErrorCode]int{
+	apiv1.Invalid: http.StatusBadRequest, apiv1.NotFound: http.StatusNotFound, apiv1.Exists: http.StatusConflict,
+	apiv1.Conflict: http.StatusConflict, apiv1.Unavailable: http.StatusServiceUnavailable,
+	apiv1.Failed: http.StatusInternalServerError, apiv1.Internal: http.StatusInternalServerError,
+}

@@ -1,0 +1,188 @@
+package manager
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/agentkernel/agentkernel/internal/guestrpc"
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+)
+
+// guest is the guest agent of one microVM. A broken control connection is made anew when it is needed next.
+type guest struct {
+	machine sandbox.Machine
+	name    string
+
+	mu     sync.Mutex
+	client *guestrpc.Client
+}
+
+// connect waits for the guest agent of machine to answer.
+func connect(ctx context.Context, machine sandbox.Machine, name string) (*guest, error) {
+	g := &guest{machine: machine, name: name}
+	if _, err := g.control(ctx); err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+func (g *guest) dial(ctx context.Context) (conn guestrpc.Conn, err error) {
+	return g.machine.Dial(ctx, sandbox.GuestAgentPort)
+}
+
+// control returns the client of a control connection that works.
+func (g *guest) control(ctx context.Context) (*guestrpc.Client, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.client != nil && g.client.Alive() {
+		return g.client, nil
+	}
+	if g.client != nil {
+		g.client.Close()
+		g.client = nil
+	}
+	client, err := guestrpc.Connect(ctx, g.dial, guestrpc.Identity{Hostname: g.name})
+	if err != nil {
+		return nil, err
+	}
+	g.client = client
+	return client, nil
+}
+
+func (g *guest) info() guestrpc.Info {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.client.Info()
+}
+
+func (g *guest) shutdown(ctx context.Context, grace time.Duration) error {
+	client, err := g.control(ctx)
+	if err != nil {
+		return err
+	}
+	return client.Shutdown(ctx, grace)
+}
+
+func (g *guest) close() {
+	if g == nil {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.client != nil {
+		g.client.Close()
+	}
+}
+
+// Exec is a command that runs in a sandbox. Recv and Close may be called from one goroutine, the sending methods from
+// another.
+type Exec struct {
+	*guestrpc.Exec
+	m       *Manager
+	b       *box
+	g       *guest
+	id      string
+	began   time.Time
+	machine sandbox.Machine
+	watched <-chan struct{}
+	closed  atomic.Bool
+}
+
+// Close ends the command when it still runs, and frees what belongs to it.
+func (x *Exec) Close() error {
+	x.closed.Store(true)
+	return x.Exec.Close()
+}
+
+// Exec starts a command in a running sandbox.
+func (m *Manager) Exec(ctx context.Context, name string, spec guestrpc.ExecSpec) (*Exec, error) {
+	b, err := m.find(name)
+	if err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	x := &Exec{m: m, b: b, g: b.guest, id: newID(), began: time.Now(), machine: b.machine, watched: b.watched}
+	state, adopting := b.rec.State, b.machine == nil && b.rec.State == sandbox.Running
+	b.mu.Unlock()
+	if adopting { // the daemon has just come back
+		if err := b.acquire(ctx); err != nil {
+			return nil, err
+		}
+		b.release()
+		b.mu.Lock()
+		x.g, x.machine, x.watched, state = b.guest, b.machine, b.watched, b.rec.State
+		b.mu.Unlock()
+	}
+	if state != sandbox.Running || x.g == nil {
+		hint := "start it with agentkernel start " + name
+		if state == sandbox.Starting {
+			hint = "wait until it runs"
+		}
+		return nil, sandbox.Errorf(sandbox.Conflict, hint, "sandbox %q is %s, not running", name, state)
+	}
+	client, err := x.g.control(ctx)
+	if err != nil {
+		return nil, x.explain(err)
+	}
+	spec.ID = x.id
+	if x.Exec, err = client.Exec(ctx, spec); err != nil {
+		return nil, x.explain(err)
+	}
+	return x, nil
+}
+
+// Recv returns the next event. When the microVM ends meanwhile, its end has been recorded before the error is returned.
+func (x *Exec) Recv() (guestrpc.Event, error) {
+	ev, err := x.Exec.Recv()
+	if err != nil {
+		return ev, x.explain(err)
+	}
+	if _, ok := ev.(guestrpc.Exited); ok {
+		x.m.timeFirstExec(x.b, time.Since(x.began))
+	}
+	return ev, nil
+}
+
+// Signal sends a signal to the command's process group.
+func (x *Exec) Signal(ctx context.Context, signal uint32) error {
+	client, err := x.g.control(ctx)
+	if err != nil {
+		return err
+	}
+	return client.Signal(ctx, x.id, signal)
+}
+
+// explain says whether the end of the microVM is behind err. The link breaks in the same moment as the VMM ends, so its
+// end is waited for a little.
+func (x *Exec) explain(err error) error {
+	if x.closed.Load() {
+		return err
+	}
+	name := x.b.record().Spec.Name
+	timer := time.NewTimer(2 * time.Second)
+	defer timer.Stop()
+	select {
+	case <-x.watched:
+		reason := x.b.record().Reason
+		if reason == "" {
+			reason = "it was stopped"
+		}
+		return sandbox.Errorf(sandbox.Failure, fmt.Sprintf("agentkernel logs %s shows its console; agentkernel start %s starts it again", name, name),
+			"the microVM of sandbox %q ended while a command ran: %s", name, reason)
+	case <-timer.C:
+		return sandbox.Errorf(sandbox.Failure, "", "run a command in sandbox %q: %w", name, err)
+	}
+}
+
+func (m *Manager) timeFirstExec(b *box, took time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.firstExec || b.started.IsZero() {
+		return
+	}
+	b.firstExec = true
+	b.rec.Stages = append(b.rec.Stages[:len(b.rec.Stages):len(b.rec.Stages)], sandbox.Stage{Name: "first exec", Duration: took})
+}

@@ -1,0 +1,237 @@
+// Package manager runs the life of sandboxes: create, start, stop, remove, exec, and the repair of what a crash left
+// (reconcile).
+//
+// Every sandbox has one lock for the steps of its life, so that two requests about one sandbox take turns; a start is the
+// one step that another request (stop, forced remove) may cut short. Each step first writes to the record what it is about
+// to do, then does it: a crash between any two steps leaves a record that says what to look for.
+package manager
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"log/slog"
+	"maps"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+	"github.com/agentkernel/agentkernel/internal/store"
+)
+
+// Deps is what a Manager works with. The functions reach into packages that it does not import.
+type Deps struct {
+	Log        *slog.Logger
+	Store      *store.Store
+	Engine     sandbox.Engine
+	RuntimeDir string // one directory a running microVM is made below it
+	Host       sandbox.Host
+	HostArch   sandbox.Arch
+
+	// ResolveImage finds an image by name or path; OpenImage finds one by digest.
+	ResolveImage func(ctx context.Context, ref string, arch sandbox.Arch) (sandbox.Image, error)
+	OpenImage    func(ctx context.Context, digest string) (sandbox.Image, error)
+	// Kernel is the newest kernel for an architecture.
+	Kernel func(arch sandbox.Arch) (sandbox.KernelImage, error)
+	// Initrd is the path of the initramfs with the guest agent.
+	Initrd func(ctx context.Context, arch sandbox.Arch) (string, error)
+	// CreateUpper makes an empty ext4 disk.
+	CreateUpper func(ctx context.Context, path string, sizeMiB int) error
+	// PackProject copies a directory into a read-only ext4 image; the warnings are for the user.
+	PackProject func(ctx context.Context, dir, path string) (warnings []string, err error)
+	// ReadCount reads the counter file of a microVM whose instructions are counted.
+	ReadCount func(path string) (uint64, error)
+}
+
+// Manager owns all sandboxes of one state directory.
+type Manager struct {
+	d   Deps
+	log *slog.Logger
+
+	mu       sync.Mutex // guards what follows, and is never held while waiting
+	byName   map[string]*box
+	reserved map[string]bool // names being created
+	cids     map[uint32]bool
+	problems []string
+	closed   bool
+
+	ctx        context.Context // ends with Close
+	cancel     context.CancelFunc
+	background sync.WaitGroup // watchers and adoptions
+}
+
+// box is a sandbox in memory.
+type box struct {
+	op chan struct{} // holds one token: the right to change the sandbox's state
+
+	mu          sync.Mutex // guards what follows, and is never held while waiting
+	rec         sandbox.Record
+	machine     sandbox.Machine
+	watched     chan struct{} // closed when the end of machine has been recorded
+	guest       *guest
+	cancelStart context.CancelCauseFunc // set while a start is under way
+	removed     bool
+	started     time.Time // monotonic; when the guest agent became ready
+	firstExec   bool      // whether the first exec since the start has been timed
+}
+
+// New returns a manager that knows no sandbox yet: call Reconcile before anything else.
+func New(d Deps) *Manager {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &Manager{
+		d: d, log: d.Log, ctx: ctx, cancel: cancel,
+		byName: map[string]*box{}, reserved: map[string]bool{}, cids: map[uint32]bool{},
+	}
+}
+
+func newBox(rec sandbox.Record) *box {
+	b := &box{op: make(chan struct{}, 1), rec: rec}
+	b.op <- struct{}{}
+	return b
+}
+
+func newID() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails: crypto/rand
+	return hex.EncodeToString(b[:])
+}
+
+// List returns all sandboxes by name, and a line for each record that could not be read.
+func (m *Manager) List() (records []sandbox.Record, problems []string) {
+	m.mu.Lock()
+	boxes := slices.Collect(maps.Values(m.byName))
+	problems = slices.Clone(m.problems)
+	m.mu.Unlock()
+	for _, b := range boxes {
+		records = append(records, b.record())
+	}
+	slices.SortFunc(records, func(a, b sandbox.Record) int { return cmp.Compare(a.Spec.Name, b.Spec.Name) })
+	return records, problems
+}
+
+// Get returns one sandbox.
+func (m *Manager) Get(name string) (sandbox.Record, error) {
+	b, err := m.find(name)
+	if err != nil {
+		return sandbox.Record{}, err
+	}
+	return b.record(), nil
+}
+
+// ConsoleLog is the path of the file with a sandbox's console output. It may not exist.
+func (m *Manager) ConsoleLog(name string) (string, error) {
+	b, err := m.find(name)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(m.d.Store.Dir(b.record().ID), "console.log"), nil
+}
+
+// Close lets go of all microVMs without ending them, and waits for what runs in the background.
+func (m *Manager) Close() {
+	m.cancel()
+	m.mu.Lock()
+	m.closed = true
+	boxes := slices.Collect(maps.Values(m.byName))
+	m.mu.Unlock()
+	for _, b := range boxes {
+		b.mu.Lock()
+		machine, g := b.machine, b.guest
+		b.machine, b.guest = nil, nil
+		b.mu.Unlock()
+		g.close()
+		if machine == nil {
+			continue
+		}
+		if err := machine.Release(); err != nil {
+			m.log.Warn("let go of the VMM", "sandbox", b.record().Spec.Name, "err", err)
+		}
+	}
+	m.background.Wait()
+}
+
+func (m *Manager) find(name string) (*box, error) {
+	if err := sandbox.ValidateName(name); err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if b := m.byName[name]; b != nil {
+		return b, nil
+	}
+	return nil, notFound(name)
+}
+
+func notFound(name string) error {
+	return sandbox.Errorf(sandbox.NotFound, "agentkernel list shows all; agentkernel create "+name+" makes it", "there is no sandbox %q", name)
+}
+
+// acquire waits for the right to change b's state. The caller gives it back with release.
+func (b *box) acquire(ctx context.Context) error {
+	select {
+	case <-b.op:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	b.mu.Lock()
+	removed, name := b.removed, b.rec.Spec.Name
+	b.mu.Unlock()
+	if removed {
+		b.release()
+		return notFound(name)
+	}
+	return nil
+}
+
+func (b *box) release() { b.op <- struct{}{} }
+
+func (b *box) record() sandbox.Record {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	rec := b.rec
+	rec.Stages = slices.Clone(rec.Stages)
+	rec.Warnings = slices.Clone(rec.Warnings)
+	return rec
+}
+
+// move changes the record to another state, with change applied to it, on disk first. The caller holds op.
+func (m *Manager) move(b *box, to sandbox.State, change func(*sandbox.Record)) error {
+	rec := b.record()
+	if err := sandbox.Next(rec.Spec.Name, rec.State, to); err != nil {
+		return err
+	}
+	rec.State = to
+	if change != nil {
+		change(&rec)
+	}
+	return m.save(b, rec)
+}
+
+func (m *Manager) save(b *box, rec sandbox.Record) error {
+	if err := m.d.Store.Save(rec); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	b.rec = rec
+	b.mu.Unlock()
+	return nil
+}
+
+// settle is move for an end that has already come: what is in memory says so even when the disk is full and the record
+// cannot; the next Reconcile finds out by itself.
+func (m *Manager) settle(b *box, to sandbox.State, reason string) {
+	change := func(rec *sandbox.Record) {
+		rec.State, rec.Reason, rec.Machine, rec.FinishedAt = to, reason, nil, time.Now().UTC()
+	}
+	b.mu.Lock()
+	change(&b.rec)
+	rec := b.rec
+	b.machine, b.guest = nil, nil
+	b.mu.Unlock()
+	if err := m.d.Store.Save(rec); err != nil {
+		m.log.Error("record the end of a microVM", "sandbox", rec.Spec.Name, "state", to, "err", err)
+	}
+}

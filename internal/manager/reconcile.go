@@ -1,0 +1,165 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+)
+
+// adoptTimeout is how long the guest agent of a microVM that was found again may take to answer.
+const adoptTimeout = 30 * time.Second
+
+// Reconcile reads all records and makes them true again: microVMs that still run are adopted, ends that nobody saw are
+// recorded, removals are finished, and runtime directories of nobody are deleted. Adopted sandboxes answer to requests
+// when their guest agent has answered; Reconcile does not wait for that.
+func (m *Manager) Reconcile(ctx context.Context) error {
+	records, problems, err := m.d.Store.Load()
+	if err != nil {
+		return err
+	}
+	for _, p := range problems {
+		m.log.Error("a sandbox's record cannot be read; it is left as it is", "path", p.Path, "err", p.Err)
+		m.problems = append(m.problems, p.String())
+	}
+	known := map[string]bool{}
+	for _, rec := range records {
+		if other := m.byName[rec.Spec.Name]; other != nil {
+			m.problems = append(m.problems, fmt.Sprintf("%s: it has the name of %s", m.d.Store.Dir(rec.ID), m.d.Store.Dir(other.rec.ID)))
+			continue
+		}
+		b := newBox(rec)
+		known[rec.ID] = true
+		m.mu.Lock()
+		m.byName[rec.Spec.Name] = b
+		m.cids[rec.Spec.VsockCID] = true
+		m.mu.Unlock()
+		if rec.State.HasMachine() {
+			if err := m.repair(ctx, b); err != nil {
+				return fmt.Errorf("repair sandbox %q: %w", rec.Spec.Name, err)
+			}
+		}
+	}
+	return m.sweepRuntimeDirs(known, problems != nil)
+}
+
+// repair brings one sandbox, whose record says that it may have a microVM, back to a state that is true.
+func (m *Manager) repair(ctx context.Context, b *box) error {
+	rec := b.record()
+	spec := m.identity(rec)
+	log := m.log.With("sandbox", rec.Spec.Name)
+	var machine sandbox.Machine
+	if rec.Machine != nil {
+		var err error
+		machine, err = m.d.Engine.Adopt(ctx, spec, *rec.Machine)
+		if err != nil && !errors.Is(err, sandbox.ErrGone) {
+			return fmt.Errorf("adopt its VMM: %w", err)
+		}
+	}
+	if machine == nil {
+		// The daemon may have died between the start of the VMM and the record of it.
+		if err := m.d.Engine.Sweep(ctx, spec); err != nil {
+			return fmt.Errorf("clear up after its VMM: %w", err)
+		}
+		log.Warn("its VMM is gone", "was", rec.State)
+		if rec.State == sandbox.Removing {
+			return m.forget(b, rec)
+		}
+		to, reason := sandbox.Failed, "the VMM ended while no daemon ran"
+		switch rec.State {
+		case sandbox.Stopping:
+			to, reason = sandbox.Stopped, ""
+		case sandbox.Starting:
+			reason = "the daemon died while it started"
+		}
+		m.settle(b, to, reason)
+		return m.removeRuntimeDir(rec.ID)
+	}
+	if rec.State == sandbox.Removing {
+		if err := machine.Kill(ctx); err != nil {
+			return fmt.Errorf("kill its VMM: %w", err)
+		}
+		return m.forget(b, rec)
+	}
+	// The guest may take a while to answer, or never answer: whoever asks for this sandbox waits, nobody else.
+	<-b.op
+	m.background.Add(1)
+	go func() {
+		defer m.background.Done()
+		defer b.release()
+		m.adopted(b, machine)
+	}()
+	return nil
+}
+
+// adopted finishes the adoption of a VMM that runs. The caller holds op.
+func (m *Manager) adopted(b *box, machine sandbox.Machine) {
+	rec := b.record()
+	log := m.log.With("sandbox", rec.Spec.Name)
+	ctx, cancel := context.WithTimeoutCause(m.ctx, adoptTimeout, fmt.Errorf("the guest agent did not answer within %v after the daemon came back", adoptTimeout))
+	defer cancel()
+	g, err := connect(ctx, machine, rec.Spec.Name)
+	if err == nil && rec.State == sandbox.Stopping {
+		b.mu.Lock()
+		b.guest = g
+		b.mu.Unlock()
+		if err := m.shutDown(context.Background(), b, machine, unmountTime); err != nil {
+			log.Error("finish its stop", "err", err)
+		}
+		return
+	}
+	if err == nil {
+		if rec.State == sandbox.Starting {
+			err = m.move(b, sandbox.Running, nil)
+		}
+		if err == nil {
+			log.Info("adopted", "pid", rec.Machine.PID)
+			m.attach(b, machine, g)
+			return
+		}
+	}
+	if m.ctx.Err() != nil { // the daemon ends; the next one adopts it
+		if err := machine.Release(); err != nil {
+			log.Warn("let go of the VMM", "err", err)
+		}
+		return
+	}
+	err = explain(ctx, machine, err)
+	log.Error("its microVM cannot be adopted", "err", err)
+	g.close()
+	if err := machine.Kill(context.Background()); err != nil {
+		log.Error("kill its VMM", "err", err)
+	}
+	if rec.State == sandbox.Stopping {
+		m.settle(b, sandbox.Stopped, "")
+	} else {
+		m.settle(b, sandbox.Failed, err.Error())
+	}
+	if err := m.removeRuntimeDir(rec.ID); err != nil {
+		log.Warn("remove the runtime directory", "err", err)
+	}
+}
+
+// sweepRuntimeDirs deletes the runtime directories of sandboxes that are not there. While there are records that could not
+// be read, a directory may be one of theirs and stays.
+func (m *Manager) sweepRuntimeDirs(known map[string]bool, keep bool) error {
+	if keep {
+		return nil
+	}
+	entries, err := os.ReadDir(m.d.RuntimeDir)
+	if err != nil {
+		return fmt.Errorf("read the runtime directory: %w", err)
+	}
+	for _, e := range entries {
+		if e.IsDir() && sandbox.ValidID(e.Name()) && !known[e.Name()] {
+			if err := os.RemoveAll(filepath.Join(m.d.RuntimeDir, e.Name())); err != nil {
+				return fmt.Errorf("remove a runtime directory of nobody: %w", err)
+			}
+		}
+	}
+	return nil
+}

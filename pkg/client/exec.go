@@ -1,0 +1,230 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"sync"
+
+	"github.com/coder/websocket"
+
+	apiv1 "github.com/agentkernel/agentkernel/api/v1"
+)
+
+const (
+	execProtocol = "exec.v1.agentkernel"
+	maxMessage   = 1 << 20
+	stdinChunk   = 32 << 10 // the most that one message of stdin may have
+)
+
+// ExecIO connects a command to the caller. Nil writers drop what they would get.
+type ExecIO struct {
+	Stdin   io.Reader // nil: /dev/null. A Read of it may outlast Exec.
+	Stdout  io.Writer
+	Stderr  io.Writer
+	Signals <-chan int // Linux signal numbers for the command's process group
+}
+
+// Exit is how a command ended.
+type Exit struct {
+	Code     int // 0-255
+	Signal   int // the signal that ended it, else 0
+	TimedOut bool
+}
+
+// Status is what a shell would report: the code, or 128 + the signal.
+func (e Exit) Status() int {
+	if e.Signal != 0 {
+		return 128 + e.Signal
+	}
+	return e.Code
+}
+
+// ExecError says that a command did not run, or that its end is not known.
+type ExecError struct {
+	*Error
+	Status int // what a shell would report: 127 not found, 126 not executable, 125 else
+}
+
+func (e *ExecError) Unwrap() error { return e.Error }
+
+// Exec runs a command and returns when it has ended and all of its output is written. When ctx ends first, the command is
+// killed. start.Stdin is set from io.
+func (c *Client) Exec(ctx context.Context, name string, start ExecStart, streams ExecIO) (Exit, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	conn, resp, err := websocket.Dial(ctx, baseURL+"/v1/sandboxes/"+url.PathEscape(name)+"/exec", &websocket.DialOptions{
+		HTTPClient: c.http, Subprotocols: []string{execProtocol}, CompressionMode: websocket.CompressionDisabled,
+	})
+	if err != nil {
+		if resp != nil && resp.StatusCode != http.StatusSwitchingProtocols {
+			return Exit{}, failure(resp)
+		}
+		return Exit{}, err
+	}
+	defer conn.CloseNow()
+	conn.SetReadLimit(maxMessage)
+	start.Stdin = ptr(streams.Stdin != nil)
+	data, err := json.Marshal(start)
+	if err != nil {
+		return Exit{}, err
+	}
+	if err := conn.Write(ctx, websocket.MessageText, data); err != nil {
+		return Exit{}, fmt.Errorf("send the command: %w", err)
+	}
+	s := &execStream{conn: conn, io: streams, credit: make(chan struct{}, 1)}
+	if streams.Stdin != nil {
+		go s.sendStdin(ctx)
+	}
+	if streams.Signals != nil {
+		go s.sendSignals(ctx)
+	}
+	return s.receive(ctx)
+}
+
+type execStream struct {
+	conn *websocket.Conn
+	io   ExecIO
+
+	mu     sync.Mutex
+	avail  int           // bytes of stdin that may be sent
+	credit chan struct{} // has a token when avail has grown
+}
+
+func (s *execStream) receive(ctx context.Context) (Exit, error) {
+	for {
+		kind, data, err := s.conn.Read(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return Exit{}, context.Cause(ctx)
+			}
+			return Exit{}, fmt.Errorf("the connection to the daemon broke while the command ran: %w", err)
+		}
+		if kind == websocket.MessageBinary {
+			if err := s.output(data); err != nil {
+				return Exit{}, err
+			}
+			continue
+		}
+		var ev apiv1.ExecEvent
+		if err := json.Unmarshal(data, &ev); err != nil {
+			return Exit{}, fmt.Errorf("decode an event of the command: %w", err)
+		}
+		switch ev.Type {
+		case apiv1.ExecEventTypeCredit:
+			s.grant(deref(ev.Bytes))
+		case apiv1.ExecEventTypeExit:
+			return Exit{Code: deref(ev.Code), Signal: deref(ev.Signal), TimedOut: deref(ev.TimedOut)}, nil
+		case apiv1.ExecEventTypeError:
+			e := &ExecError{Error: &Error{Code: apiv1.Internal, Message: "the daemon gave no reason"}, Status: 125}
+			if ev.Error != nil {
+				e.Error = asError(*ev.Error)
+			}
+			if ev.ExitCode != nil {
+				e.Status = *ev.ExitCode
+			}
+			return Exit{}, e
+		}
+	}
+}
+
+// OutputError is the error of a writer that was given to Exec.
+type OutputError struct{ Err error }
+
+func (e *OutputError) Error() string { return "write the output of the command: " + e.Err.Error() }
+func (e *OutputError) Unwrap() error { return e.Err }
+
+func (s *execStream) output(data []byte) error {
+	if len(data) == 0 {
+		return errors.New("the daemon sent an empty message")
+	}
+	w := s.io.Stdout
+	if data[0] == 2 {
+		w = s.io.Stderr
+	}
+	if w == nil {
+		return nil
+	}
+	if _, err := w.Write(data[1:]); err != nil {
+		return &OutputError{err}
+	}
+	return nil
+}
+
+func (s *execStream) grant(n int) {
+	s.mu.Lock()
+	s.avail += n
+	s.mu.Unlock()
+	select {
+	case s.credit <- struct{}{}:
+	default:
+	}
+}
+
+// take waits until stdin may be sent, and returns how many of at most n bytes.
+func (s *execStream) take(ctx context.Context, n int) (int, error) {
+	for {
+		s.mu.Lock()
+		got := min(n, s.avail)
+		s.avail -= got
+		s.mu.Unlock()
+		if got > 0 {
+			return got, nil
+		}
+		select {
+		case <-s.credit:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+}
+
+// sendStdin copies stdin to the command until its end. An error of the connection is seen by receive as well.
+func (s *execStream) sendStdin(ctx context.Context) {
+	buf := make([]byte, stdinChunk)
+	for {
+		n, err := s.io.Stdin.Read(buf)
+		for rest := buf[:n]; len(rest) > 0; {
+			k, err := s.take(ctx, len(rest))
+			if err != nil || s.conn.Write(ctx, websocket.MessageBinary, rest[:k]) != nil {
+				return
+			}
+			rest = rest[k:]
+		}
+		if err != nil {
+			s.control(ctx, apiv1.ExecControl{Type: apiv1.StdinClose})
+			return
+		}
+	}
+}
+
+func (s *execStream) sendSignals(ctx context.Context) {
+	for {
+		select {
+		case sig, ok := <-s.io.Signals:
+			if !ok {
+				return
+			}
+			s.control(ctx, apiv1.ExecControl{Type: apiv1.Signal, Signal: &sig})
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *execStream) control(ctx context.Context, c apiv1.ExecControl) {
+	if data, err := json.Marshal(c); err == nil {
+		_ = s.conn.Write(ctx, websocket.MessageText, data)
+	}
+}
+
+func deref[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}
