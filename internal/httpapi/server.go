@@ -203,14 +203,14 @@ func (h *handler) reply(w http.ResponseWriter, r *http.Request, status int, v an
 
 func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	body := Error(err)
-	if body.Code == apiv1.Internal {
+	if body.Code == apiv1.ErrorCodeInternal {
 		h.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 	}
 	h.reply(w, r, statusOf[body.Code], body)
 }
 
 var statusOf = map[apiv1.ErrorCode]int{
-	apiv1.Invalid: http.StatusBadRequest, apiv1.NotFound: http.StatusNotFound, apiv1.Exists: http.StatusConflict,
-	apiv1.Conflict: http.StatusConflict, apiv1.Unavailable: http.StatusServiceUnavailable,
-	apiv1.Failed: http.StatusInternalServerError, apiv1.Internal: http.StatusInternalServerError,
+	apiv1.ErrorCodeInvalid: http.StatusBadRequest, apiv1.ErrorCodeNotFound: http.StatusNotFound, apiv1.ErrorCodeExists: http.StatusConflict,
+	apiv1.ErrorCodeConflict: http.StatusConflict, apiv1.ErrorCodeUnavailable: http.StatusServiceUnavailable,
+	apiv1.ErrorCodeFailed: http.StatusInternalServerError, apiv1.ErrorCodeInternal: http.StatusInternalServerError,
 }

@@ -46,11 +46,12 @@ func (e Exit) Status() int {
 
 // ExecError says that a command did not run, or that its end is not known.
 type ExecError struct {
-	*Error
+	Cause  *Error
 	Status int // what a shell would report: 127 not found, 126 not executable, 125 else
 }
 
-func (e *ExecError) Unwrap() error { return e.Error }
+func (e *ExecError) Error() string { return e.Cause.Message }
+func (e *ExecError) Unwrap() error { return e.Cause }
 
 // Exec runs a command and returns when it has ended and all of its output is written. When ctx ends first, the command is
 // killed. start.Stdin is set from io.
@@ -120,9 +121,9 @@ func (s *execStream) receive(ctx context.Context) (Exit, error) {
 		case apiv1.ExecEventTypeExit:
 			return Exit{Code: deref(ev.Code), Signal: deref(ev.Signal), TimedOut: deref(ev.TimedOut)}, nil
 		case apiv1.ExecEventTypeError:
-			e := &ExecError{Error: &Error{Code: apiv1.Internal, Message: "the daemon gave no reason"}, Status: 125}
+			e := &ExecError{Cause: &Error{Code: apiv1.ErrorCodeInternal, Message: "the daemon gave no reason"}, Status: 125}
 			if ev.Error != nil {
-				e.Error = asError(*ev.Error)
+				e.Cause = asError(*ev.Error)
 			}
 			if ev.ExitCode != nil {
 				e.Status = *ev.ExitCode

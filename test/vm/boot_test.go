@@ -1,0 +1,127 @@
+package vm
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// ownData gives the home a data directory of its own, with links to the machine's files, so that a test can spoil them.
+func (h *home) ownData() string {
+	h.t.Helper()
+	data := filepath.Join(h.dir, "data")
+	if err := os.Remove(data); err != nil {
+		h.t.Fatal(err)
+	}
+	if out, err := exec.Command("cp", "-a", "--reflink=auto", hostData, data).CombinedOutput(); err != nil {
+		h.t.Fatal(err, string(out))
+	}
+	return data
+}
+
+func TestSpoiledKernelAndImage(t *testing.T) {
+	h := newHome(t)
+	data := h.ownData()
+	h.create("a")
+
+	kernels, _ := filepath.Glob(filepath.Join(data, "kernels/*/vmlinux-*"))
+	t.Run("truncated kernel", func(t *testing.T) {
+		for _, path := range kernels {
+			if err := os.Truncate(path, 100_000); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r := h.run("start", "a", "--timeout", "60s")
+		if r.code != 125 || !strings.Contains(r.stderr, "kernel") {
+			t.Errorf("%+v", r)
+		}
+		h.expectState("a", "failed")
+	})
+	t.Run("no kernel", func(t *testing.T) {
+		if err := os.RemoveAll(filepath.Join(data, "kernels")); err != nil {
+			t.Fatal(err)
+		}
+		h.fails(125, []string{"kernel", "agentkernel kernel build"}, "start", "a")
+	})
+	t.Run("no image", func(t *testing.T) {
+		if err := os.RemoveAll(filepath.Join(data, "images")); err != nil {
+			t.Fatal(err)
+		}
+		h.fails(125, []string{"image"}, "start", "a")
+		h.fails(125, []string{"image", "base"}, "create", "b")
+	})
+}
+
+// An image that is none: refused when it is seen to be, and else shown with the console when the guest panics over it.
+func TestBadImages(t *testing.T) {
+	h := newHome(t)
+	h.ownData()
+	dir := t.TempDir()
+	files := map[string]string{}
+	for name, f := range map[string]func(string) error{
+		"garbage.img": func(p string) error { return os.WriteFile(p, []byte(strings.Repeat("garbage!", 1<<16)), 0o600) },
+		"empty.img":   func(p string) error { return os.WriteFile(p, nil, 0o600) },
+		"truncated.img": func(p string) error {
+			images, _ := filepath.Glob(filepath.Join(hostData, "images/blobs/*/*"))
+			if len(images) == 0 {
+				t.Fatal("there is no image to truncate")
+			}
+			data, err := os.ReadFile(images[0])
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(p, data[:len(data)/3], 0o600)
+		},
+	} {
+		files[name] = filepath.Join(dir, name)
+		if err := f(files[name]); err != nil {
+			t.Fatal(err)
+		}
+		h.fails(125, []string{name}, "create", "a", "--image", files[name])
+	}
+
+	// A file system with nothing in it: the guest's kernel and agent come up, and there is nothing to run.
+	empty := filepath.Join(dir, "root")
+	if err := os.Mkdir(empty, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	image := filepath.Join(dir, "nothing.erofs")
+	if out, err := exec.Command("mkfs.erofs", image, empty).CombinedOutput(); err != nil {
+		t.Fatal(err, string(out))
+	}
+	h.started("nothing", "--image", image)
+	h.fails(127, nil, "exec", "nothing", "true")
+	h.ok("stop", "nothing")
+
+	// The upper disk is spoiled, so the guest agent cannot mount it, ends, and the kernel panics: the console says so.
+	h.create("panics")
+	uppers, _ := filepath.Glob(filepath.Join(filepath.Dir(h.recordOf("panics")), "upper.ext4"))
+	if len(uppers) != 1 {
+		t.Fatal(uppers)
+	}
+	if err := os.WriteFile(uppers[0], make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := h.fails(125, []string{"console", "mount", "anic"}, "start", "panics")
+	t.Log(r.stderr)
+	h.expectState("panics", "failed")
+	if log := h.ok("logs", "panics"); !strings.Contains(log, "anic") {
+		t.Errorf("logs: %s", log)
+	}
+}
+
+// The guest agent does not answer within the deadline: the VMM is killed, and the error says so.
+func TestBootDeadline(t *testing.T) {
+	h := newHome(t)
+	h.create("a")
+	h.fails(125, []string{"did not answer within 30ms", "console"}, "start", "a", "--timeout", "30ms")
+	h.expectState("a", "failed")
+	for _, p := range h.processes() {
+		if strings.Contains(p, "qemu-system") {
+			t.Error("the VMM still runs:", p)
+		}
+	}
+	h.ok("start", "a")
+}
