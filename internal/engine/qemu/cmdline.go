@@ -1,0 +1,150 @@
+package qemu
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+)
+
+// Descriptors of the listening sockets in QEMU: 0-2 are its own.
+const (
+	qmpFD = 3 + iota
+	linkFD
+	consoleFD
+)
+
+// linkPort is the name that the guest agent looks for under /sys/class/virtio-ports.
+const linkPort = "agentkernel.0"
+
+// lapicTimerKHz is the rate of the local APIC's timer in QEMU and in KVM: one tick a nanosecond.
+const lapicTimerKHz = 1_000_000
+
+// tcgCacheMiB bounds the translated code that QEMU keeps. Its own limit, 1 GiB, would let a busy guest take many times
+// its own memory from the host; it costs nothing until it is filled.
+const tcgCacheMiB = 256
+
+// command is all that a QEMU's command line is made of.
+type command struct {
+	bin    binary
+	accel  string
+	spec   sandbox.MachineSpec
+	token  string // hex, of the serial link
+	tscKHz int    // x86_64 under tcg
+	plugin string // path of the counting plugin; empty without spec.CountFile
+}
+
+// marker is the one argument that tells the QEMU of a sandbox from every other process.
+func marker(id string) string { return "guest=agentkernel-" + id + ",debug-threads=off" }
+
+// word is what may stand in the kernel's command line or as a device's id without being quoted.
+var word = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,19}$`) // a virtio-blk serial has at most 20 bytes
+
+// check refuses what could not be expressed, or could be taken for something else, in the command line.
+func (c *command) check() error {
+	seen := map[sandbox.DiskRole]bool{}
+	for _, d := range c.spec.Disks {
+		if !word.MatchString(string(d.Role)) || !word.MatchString(d.FS) || seen[d.Role] {
+			return fmt.Errorf("disk %q with file system %q is not a disk, or is there twice", d.Role, d.FS)
+		}
+		seen[d.Role] = true
+	}
+	if c.spec.Arch != sandbox.X8664 && c.spec.Arch != sandbox.AArch64 {
+		return fmt.Errorf("there is no architecture %q", c.spec.Arch)
+	}
+	if c.spec.CountFile != "" && c.accel != accelTCG {
+		return sandbox.Errorf(sandbox.Invalid, "force the accelerator tcg to count", "guest instructions can be counted under software emulation only, and this microVM runs with %s", c.accel)
+	}
+	return nil
+}
+
+// args returns argv without the program's name.
+func (c *command) args() []string {
+	a := []string{
+		"-name", marker(c.spec.ID),
+		"-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-nic", "none",
+	}
+	if c.bin.seccomp {
+		a = append(a, "-sandbox", seccompOptions)
+	}
+	a = append(a,
+		"-M", c.machine(), "-accel", c.accelerator(), "-cpu", c.cpu(),
+		"-smp", strconv.Itoa(c.spec.VCPUs), "-m", strconv.Itoa(c.spec.MemoryMiB)+"M",
+		"-global", "virtio-mmio.force-legacy=false",
+		"-chardev", listener("qmp", qmpFD), "-mon", "chardev=qmp,mode=control",
+		"-chardev", listener("console", consoleFD), "-serial", "chardev:console",
+		// Port 0 is for a console. Each port that there could be costs the guest two queues: 2 instead of 31.
+		"-chardev", listener("link", linkFD), "-device", "virtio-serial-device,max_ports=2",
+		"-device", "virtserialport,chardev=link,nr=1,name="+linkPort,
+	)
+	for _, d := range c.spec.Disks {
+		a = append(a, "-blockdev", blockdev(d), "-device", fmt.Sprintf("virtio-blk-device,drive=%s,serial=%[1]s", d.Role))
+	}
+	if c.plugin != "" {
+		a = append(a, "-plugin", "file="+escape(c.plugin)+",out="+escape(c.spec.CountFile))
+	}
+	return append(a, "-kernel", c.spec.Kernel.Path, "-initrd", c.spec.Initrd, "-append", c.kernelParameters())
+}
+
+// machine has no ACPI, no PCI and no legacy device that can be done without. Its memory is left out of core dumps, and is
+// not merged with that of other processes, which would let one microVM find out by timing what another has in memory.
+func (c *command) machine() string {
+	common := ",acpi=off,dump-guest-core=off,mem-merge=off"
+	if c.spec.Arch == sandbox.AArch64 {
+		gic := "3" // version 2 has at most 8 CPUs
+		if c.accel == accelKVM {
+			gic = "host"
+		}
+		return "virt,gic-version=" + gic + common
+	}
+	// A guest whose kernel is told the rate of its APIC timer needs neither PIC nor PIT. Any other calibrates by the PIT,
+	// and finds no timer at all when only one of the two is there. Without the RTC it waits a second for the clock.
+	legacy := "pit=on,pic=on"
+	if c.spec.Kernel.LAPICTimer {
+		legacy = "pit=off,pic=off"
+	}
+	return "microvm," + legacy + ",rtc=on,isa-serial=on" + common
+}
+
+func (c *command) accelerator() string {
+	if c.accel != accelTCG {
+		return c.accel
+	}
+	thread := "single" // with one vCPU it boots faster
+	if c.spec.VCPUs > 1 {
+		thread = "multi"
+	}
+	return fmt.Sprintf("tcg,thread=%s,tb-size=%d", thread, tcgCacheMiB)
+}
+
+func (c *command) cpu() string {
+	switch {
+	case c.accel != accelTCG:
+		return "host"
+	case c.spec.Arch == sandbox.AArch64:
+		return "max,pauth-impdef=on" // the architected algorithm of pointer authentication is very slow to emulate
+	}
+	// ERMS and FSRM make the guest clear and copy memory by instructions that TCG executes byte by byte. No guest of ours
+	// nests another.
+	return "max,-erms,-fsrm,-svm"
+}
+
+// listener is a chardev on a listening socket that QEMU was started with.
+func listener(id string, fd int) string {
+	return fmt.Sprintf("socket,id=%s,fd=%d,server=on,wait=off", id, fd)
+}
+
+// blockdev is a raw disk image. Writes go to the host's page cache, so what the guest has written survives the death of
+// QEMU, and what it has flushed that of the host. What it discards is punched out of the file.
+func blockdev(d sandbox.Disk) string {
+	s := fmt.Sprintf("driver=file,node-name=%s,filename=%s", d.Role, escape(d.Path))
+	if d.ReadOnly {
+		return s + ",read-only=on"
+	}
+	return s + ",discard=unmap"
+}
+
+// escape makes s the value of an option: commas are doubled, QEMU's manual, "Standard options".
+func escape(s string) string { return strings.ReplaceAll(s, ",", ",,") }
