@@ -293,7 +293,7 @@ func (b *builder) prepare(ctx context.Context, r *runner, tc toolchain, rec reci
 
 	b.report(Event{Phase: PhaseConfigure})
 	for _, p := range rec.Patches {
-		if err := r.run(ctx, strings.NewReader(string(p.Text)), nil, "patch", "-p1", "--forward", "--fuzz=0", "--batch"); err != nil {
+		if err := r.run(ctx, strings.NewReader(string(p.Text)), nil, "patch", "-p1", "--forward", "--batch"); err != nil {
 			return fmt.Errorf("%s does not apply to kernel %s: %w", p.Name, src.Version, err)
 		}
 	}
