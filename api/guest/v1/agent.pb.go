@@ -320,6 +320,7 @@ type ExecRequest struct {
 	//	*ExecRequest_Start
 	//	*ExecRequest_Stdin
 	//	*ExecRequest_StdinClose
+	//	*ExecRequest_OutputCredit
 	Msg           isExecRequest_Msg `protobuf_oneof:"msg"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -389,6 +390,15 @@ func (x *ExecRequest) GetStdinClose() *StdinClose {
 	return nil
 }
 
+func (x *ExecRequest) GetOutputCredit() uint32 {
+	if x != nil {
+		if x, ok := x.Msg.(*ExecRequest_OutputCredit); ok {
+			return x.OutputCredit
+		}
+	}
+	return 0
+}
+
 type isExecRequest_Msg interface {
 	isExecRequest_Msg()
 }
@@ -405,21 +415,28 @@ type ExecRequest_StdinClose struct {
 	StdinClose *StdinClose `protobuf:"bytes,3,opt,name=stdin_close,json=stdinClose,proto3,oneof"`
 }
 
+type ExecRequest_OutputCredit struct {
+	OutputCredit uint32 `protobuf:"varint,4,opt,name=output_credit,json=outputCredit,proto3,oneof"` // so many more messages with output may be sent
+}
+
 func (*ExecRequest_Start) isExecRequest_Msg() {}
 
 func (*ExecRequest_Stdin) isExecRequest_Msg() {}
 
 func (*ExecRequest_StdinClose) isExecRequest_Msg() {}
 
+func (*ExecRequest_OutputCredit) isExecRequest_Msg() {}
+
 type ExecStart struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                                 // chosen by the host, unique in this microVM while the exec runs
-	Argv          []string               `protobuf:"bytes,2,rep,name=argv,proto3" json:"argv,omitempty"`                             // argv[0] is looked up in the PATH of env when it has no slash
-	Env           []string               `protobuf:"bytes,3,rep,name=env,proto3" json:"env,omitempty"`                               // KEY=VALUE, added to or replacing the guest's default environment
-	Cwd           string                 `protobuf:"bytes,4,opt,name=cwd,proto3" json:"cwd,omitempty"`                               // absolute; empty: /workspace if there is one, else the user's home
-	User          string                 `protobuf:"bytes,5,opt,name=user,proto3" json:"user,omitempty"`                             // name, uid, name:group or uid:gid of the guest's passwd file; empty: root
-	Stdin         bool                   `protobuf:"varint,6,opt,name=stdin,proto3" json:"stdin,omitempty"`                          // false: /dev/null
-	TimeoutMs     uint32                 `protobuf:"varint,7,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"` // 0: none; then SIGKILL to the process group
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                                          // chosen by the host, unique in this microVM while the exec runs
+	Argv          []string               `protobuf:"bytes,2,rep,name=argv,proto3" json:"argv,omitempty"`                                      // argv[0] is looked up in the PATH of env when it has no slash
+	Env           []string               `protobuf:"bytes,3,rep,name=env,proto3" json:"env,omitempty"`                                        // KEY=VALUE, added to or replacing the guest's default environment
+	Cwd           string                 `protobuf:"bytes,4,opt,name=cwd,proto3" json:"cwd,omitempty"`                                        // absolute; empty: /workspace if there is one, else the user's home
+	User          string                 `protobuf:"bytes,5,opt,name=user,proto3" json:"user,omitempty"`                                      // name, uid, name:group or uid:gid of the guest's passwd file; empty: root
+	Stdin         bool                   `protobuf:"varint,6,opt,name=stdin,proto3" json:"stdin,omitempty"`                                   // false: /dev/null
+	TimeoutMs     uint32                 `protobuf:"varint,7,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`          // 0: none; then SIGKILL to the process group
+	OutputCredit  uint32                 `protobuf:"varint,8,opt,name=output_credit,json=outputCredit,proto3" json:"output_credit,omitempty"` // so many messages with output may be sent before the first output_credit of the host
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -499,6 +516,13 @@ func (x *ExecStart) GetStdin() bool {
 func (x *ExecStart) GetTimeoutMs() uint32 {
 	if x != nil {
 		return x.TimeoutMs
+	}
+	return 0
+}
+
+func (x *ExecStart) GetOutputCredit() uint32 {
+	if x != nil {
+		return x.OutputCredit
 	}
 	return 0
 }
@@ -654,11 +678,11 @@ type ExecResponse_Started struct {
 }
 
 type ExecResponse_Stdout struct {
-	Stdout []byte `protobuf:"bytes,2,opt,name=stdout,proto3,oneof"`
+	Stdout []byte `protobuf:"bytes,2,opt,name=stdout,proto3,oneof"` // at most 32 KiB, and never more messages with output in all than the credit received
 }
 
 type ExecResponse_Stderr struct {
-	Stderr []byte `protobuf:"bytes,3,opt,name=stderr,proto3,oneof"`
+	Stderr []byte `protobuf:"bytes,3,opt,name=stderr,proto3,oneof"` // as stdout; both share the credit
 }
 
 type ExecResponse_StdinCredit struct {
@@ -1031,13 +1055,14 @@ const file_agent_proto_rawDesc = "" +
 	"\ainit_ns\x18\x06 \x01(\x03R\x06initNs\x12\x19\n" +
 	"\bready_ns\x18\a \x01(\x03R\areadyNs\"\r\n" +
 	"\vPingRequest\"\x0e\n" +
-	"\fPingResponse\"\xaa\x01\n" +
+	"\fPingResponse\"\xd1\x01\n" +
 	"\vExecRequest\x127\n" +
 	"\x05start\x18\x01 \x01(\v2\x1f.agentkernel.guest.v1.ExecStartH\x00R\x05start\x12\x16\n" +
 	"\x05stdin\x18\x02 \x01(\fH\x00R\x05stdin\x12C\n" +
 	"\vstdin_close\x18\x03 \x01(\v2 .agentkernel.guest.v1.StdinCloseH\x00R\n" +
-	"stdinCloseB\x05\n" +
-	"\x03msg\"\x9c\x01\n" +
+	"stdinClose\x12%\n" +
+	"\routput_credit\x18\x04 \x01(\rH\x00R\foutputCreditB\x05\n" +
+	"\x03msg\"\xc1\x01\n" +
 	"\tExecStart\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04argv\x18\x02 \x03(\tR\x04argv\x12\x10\n" +
@@ -1046,7 +1071,8 @@ const file_agent_proto_rawDesc = "" +
 	"\x04user\x18\x05 \x01(\tR\x04user\x12\x14\n" +
 	"\x05stdin\x18\x06 \x01(\bR\x05stdin\x12\x1d\n" +
 	"\n" +
-	"timeout_ms\x18\a \x01(\rR\ttimeoutMs\"\f\n" +
+	"timeout_ms\x18\a \x01(\rR\ttimeoutMs\x12#\n" +
+	"\routput_credit\x18\b \x01(\rR\foutputCredit\"\f\n" +
 	"\n" +
 	"StdinClose\"\xa5\x02\n" +
 	"\fExecResponse\x12=\n" +
@@ -1153,6 +1179,7 @@ func file_agent_proto_init() {
 		(*ExecRequest_Start)(nil),
 		(*ExecRequest_Stdin)(nil),
 		(*ExecRequest_StdinClose)(nil),
+		(*ExecRequest_OutputCredit)(nil),
 	}
 	file_agent_proto_msgTypes[7].OneofWrappers = []any{
 		(*ExecResponse_Started)(nil),

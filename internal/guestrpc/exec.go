@@ -1,0 +1,195 @@
+package guestrpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+
+	"github.com/containerd/ttrpc"
+	"google.golang.org/protobuf/proto"
+
+	guestv1 "github.com/agentkernel/agentkernel/api/guest/v1"
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+)
+
+const (
+	// outputCredit is how many messages with output may be under way: together no more than one stream of the serial link
+	// holds (256 KiB), so that the guest agent never blocks in sending.
+	outputCredit = 6
+	// maxWaiting bounds the messages that may wait for Recv: an honest guest's are output, the start, the end, and a few
+	// that grant credit. The library keeps 64.
+	maxWaiting = 48
+	// maxStart bounds argv, env and the rest of a start, in bytes. Linux takes 2 MiB of argv and env by default.
+	maxStart = 3 << 20
+)
+
+// ExecSpec is a command to run. ID is unique among the commands that run in the guest; the other fields are those of
+// ExecStart in api/guest/v1/agent.proto.
+type ExecSpec struct {
+	ID        string
+	Argv      []string
+	Env       []string
+	Cwd       string
+	User      string
+	Stdin     bool
+	TimeoutMs uint32
+}
+
+// Exec is a command in the guest. Recv may be called by one goroutine and the stdin methods by another; Close by any.
+type Exec struct {
+	guard  *guard
+	rpc    *ttrpc.Client
+	stream guestv1.Agent_ExecClient
+	cancel context.CancelFunc
+
+	frames atomic.Int64 // that came and were not taken by Recv
+
+	dec   decoder // belongs to Recv
+	taken int     // output messages that were handed out and not credited yet; belongs to Recv
+
+	mu     sync.Mutex
+	closed bool   // stdin takes no more
+	credit uint64 // bytes of stdin that the guest will take
+}
+
+// Exec starts a command, on a connection of its own. ctx bounds the start; the command ends with Close. Whether it runs at
+// all is told by the first event.
+func (c *Client) Exec(ctx context.Context, spec ExecSpec) (*Exec, error) {
+	start := &guestv1.ExecStart{
+		Id: spec.ID, Argv: spec.Argv, Env: spec.Env, Cwd: spec.Cwd, User: spec.User, Stdin: spec.Stdin,
+		TimeoutMs: spec.TimeoutMs, OutputCredit: outputCredit,
+	}
+	if n := proto.Size(start); n > maxStart {
+		return nil, sandbox.Errorf(sandbox.Invalid, "pass large data by stdin", "the command and its environment have %d bytes, more than the %d allowed", n, maxStart)
+	}
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the guest agent: %w", err)
+	}
+	x := &Exec{closed: !spec.Stdin, dec: decoder{hasStdin: spec.Stdin, credit: outputCredit}}
+	x.guard = &guard{Conn: conn, check: x.expect()}
+	x.rpc = ttrpc.NewClient(x.guard)
+	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	x.cancel = cancel
+	stop := context.AfterFunc(ctx, func() { x.Close() })
+	x.stream, err = guestv1.NewAgentClient(x.rpc).Exec(life)
+	if err == nil {
+		err = x.stream.Send(&guestv1.ExecRequest{Msg: &guestv1.ExecRequest_Start{Start: start}})
+	}
+	if !stop() {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		x.Close()
+		return nil, fmt.Errorf("start a command in the guest: %w", explain(x.guard, err))
+	}
+	return x, nil
+}
+
+// expect lets the messages of the first stream pass, until its end.
+func (x *Exec) expect() func(uint32, byte, byte) error {
+	ended := false
+	return func(stream uint32, kind, flags byte) error {
+		switch {
+		case stream != 1 || kind != typeData && kind != typeResponse:
+			return fmt.Errorf("the guest sent a message of type %d on stream %d of a command's connection", kind, stream)
+		case ended:
+			return errors.New("the guest sent something after the end of the command")
+		case x.frames.Add(1) > maxWaiting:
+			return errors.New("the guest sent more messages than it was allowed to")
+		}
+		ended = kind == typeResponse || flags&remoteClosed != 0
+		return nil
+	}
+}
+
+// Recv waits for the next event. After Exited or Failed it returns io.EOF; when the connection breaks or the guest breaks
+// the rules, another error, and the command counts as lost.
+func (x *Exec) Recv() (Event, error) {
+	if x.dec.ended {
+		return nil, io.EOF
+	}
+	if 2*x.taken >= outputCredit {
+		if err := x.stream.Send(&guestv1.ExecRequest{Msg: &guestv1.ExecRequest_OutputCredit{OutputCredit: uint32(x.taken)}}); err != nil {
+			return nil, x.fail(err)
+		}
+		x.dec.credit += x.taken
+		x.taken = 0
+	}
+	resp, err := x.stream.Recv()
+	x.frames.Add(-1)
+	if err != nil {
+		if errors.Is(err, io.EOF) {
+			err = errors.New("the guest ended the stream before the end of the command")
+		}
+		return nil, x.fail(err)
+	}
+	ev, err := x.dec.decode(resp)
+	if err != nil {
+		x.Close()
+		return nil, err
+	}
+	switch ev := ev.(type) {
+	case Stdout, Stderr:
+		x.taken++
+	case StdinCredit:
+		x.mu.Lock()
+		x.credit += uint64(ev)
+		x.mu.Unlock()
+	case Exited, Failed:
+		x.mu.Lock()
+		x.closed = true
+		x.mu.Unlock()
+	}
+	return ev, nil
+}
+
+func (x *Exec) fail(err error) error {
+	err = explain(x.guard, err)
+	x.Close()
+	return err
+}
+
+// SendStdin sends input to the command. It takes no more bytes in all than StdinCredit events have granted.
+func (x *Exec) SendStdin(p []byte) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.closed {
+		return ErrStdinClosed
+	}
+	if uint64(len(p)) > x.credit {
+		return fmt.Errorf("%d bytes are more than the %d that the command takes now", len(p), x.credit)
+	}
+	x.credit -= uint64(len(p))
+	for len(p) > 0 {
+		piece := p[:min(len(p), maxPiece)]
+		p = p[len(piece):]
+		if err := x.stream.Send(&guestv1.ExecRequest{Msg: &guestv1.ExecRequest_Stdin{Stdin: piece}}); err != nil {
+			return fmt.Errorf("send stdin: %w", explain(x.guard, err))
+		}
+	}
+	return nil
+}
+
+// CloseStdin ends the command's input. It may be called more than once.
+func (x *Exec) CloseStdin() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.closed {
+		return nil
+	}
+	x.closed = true
+	if err := x.stream.Send(&guestv1.ExecRequest{Msg: &guestv1.ExecRequest_StdinClose{StdinClose: &guestv1.StdinClose{}}}); err != nil {
+		return fmt.Errorf("close stdin: %w", explain(x.guard, err))
+	}
+	return nil
+}
+
+// Close ends the connection, and with it the command when it still runs. It does not block.
+func (x *Exec) Close() error {
+	x.cancel()
+	return x.rpc.Close()
+}
