@@ -44,7 +44,9 @@ type qmpError struct {
 	Desc  string `json:"desc"`
 }
 
-func (e *qmpError) Error() string { return fmt.Sprintf("QEMU refused it: %.200s (%.40s)", e.Desc, e.Class) }
+func (e *qmpError) Error() string {
+	return fmt.Sprintf("QEMU refused it: %.200s (%.40s)", e.Desc, e.Class)
+}
 
 // decodeQMP decodes one line.
 func decodeQMP(line []byte) (qmpMessage, error) {

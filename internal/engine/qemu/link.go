@@ -1,0 +1,126 @@
+package qemu
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"net"
+
+	"github.com/agentkernel/agentkernel/internal/transport"
+	"github.com/agentkernel/agentkernel/internal/unixsock"
+)
+
+// tokenSize of the serial link, in bytes.
+const tokenSize = 16
+
+// session is what the link needs of package transport.
+type session interface {
+	Open(ctx context.Context, port uint32) (net.Conn, error)
+	Done() <-chan struct{}
+	Close() error
+}
+
+// dialSession begins a session on a connection, which it owns from then on.
+type dialSession func(ctx context.Context, conn net.Conn, token [tokenSize]byte) (session, error)
+
+func dialSerial(ctx context.Context, conn net.Conn, token [tokenSize]byte) (session, error) {
+	s, err := transport.DialSerial(ctx, conn, token)
+	if err != nil {
+		return nil, err // not a typed nil
+	}
+	return s, nil
+}
+
+// link is the serial port of a microVM, with at most one session at a time. A session that broke is followed by a new one
+// when somebody dials.
+type link struct {
+	socket  string
+	token   [tokenSize]byte
+	begin   dialSession
+	life    context.Context // ends with the VMM
+	turn    chan struct{}   // holds one token: the right to use current
+	current session
+	closed  bool
+}
+
+func newLink(life context.Context, socket string, token [tokenSize]byte, begin dialSession) *link {
+	l := &link{socket: socket, token: token, begin: begin, life: life, turn: make(chan struct{}, 1)}
+	l.turn <- struct{}{}
+	return l
+}
+
+// dial opens a stream to a port of the guest; it waits for the guest to answer until ctx ends or the VMM is gone.
+func (l *link) dial(ctx context.Context, port uint32) (net.Conn, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(l.life, func() { cancel(context.Cause(l.life)) })()
+	s, err := l.session(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the guest: %w", err)
+	}
+	conn, err := s.Open(ctx, port)
+	if err != nil {
+		return nil, fmt.Errorf("connect to port %d of the guest: %w", port, err)
+	}
+	return conn, nil
+}
+
+// session returns the session, a new one if need be.
+func (l *link) session(ctx context.Context) (session, error) {
+	if err := l.take(ctx); err != nil {
+		return nil, err
+	}
+	defer l.give()
+	if l.closed {
+		return nil, context.Cause(l.life)
+	}
+	if l.current != nil {
+		select {
+		case <-l.current.Done():
+			_ = l.current.Close() // QEMU takes the next connection when this one is closed
+			l.current = nil
+		default:
+			return l.current, nil
+		}
+	}
+	conn, err := unixsock.Dial(ctx, l.socket)
+	if err != nil {
+		return nil, err
+	}
+	s, err := l.begin(ctx, conn, l.token)
+	if err != nil {
+		return nil, err
+	}
+	l.current = s
+	return s, nil
+}
+
+func (l *link) take(ctx context.Context) error {
+	select {
+	case <-l.turn:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (l *link) give() { l.turn <- struct{}{} }
+
+// close ends the session for good. A dial that is under way must end by itself: its context or life must be over.
+func (l *link) close() {
+	<-l.turn
+	defer l.give()
+	l.closed = true
+	if l.current != nil {
+		_ = l.current.Close()
+		l.current = nil
+	}
+}
+
+func parseToken(s string) (token [tokenSize]byte, err error) {
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != tokenSize {
+		return token, fmt.Errorf("the record's link token is not %d bytes in hex", tokenSize)
+	}
+	return [tokenSize]byte(b), nil
+}

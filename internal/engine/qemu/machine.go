@@ -1,0 +1,243 @@
+package qemu
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+
+	"github.com/agentkernel/agentkernel/internal/process"
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+	"github.com/agentkernel/agentkernel/internal/unixsock"
+)
+
+// machine is one QEMU.
+type machine struct {
+	rec    sandbox.MachineRecord
+	files  runtimeFiles
+	log    *slog.Logger
+	proc   *process.Process
+	link   *link
+	stages []sandbox.Stage
+
+	console, output       *recorder
+	consoleLog, outputLog *boundedLog
+
+	mu         sync.Mutex
+	monitor    *qmp
+	shutReason string // of QEMU's SHUTDOWN event
+	released   bool
+
+	life     context.Context // over when the process has ended, or by Release
+	endLife  context.CancelCauseFunc
+	release  chan struct{} // closed by Release
+	done     chan struct{}
+	finished chan struct{} // closed when nothing of ours runs any more
+	exit     sandbox.Exit  // valid after done
+}
+
+var (
+	errEnded    = errors.New("the microVM has ended")
+	errReleased = errors.New("the microVM was let go of")
+)
+
+var (
+	_ sandbox.Machine = (*machine)(nil)
+	_ sandbox.Pauser  = (*machine)(nil)
+	_ sandbox.Stager  = (*machine)(nil)
+)
+
+// attach takes a running QEMU under control: its console, its monitor, its end. output is where QEMU's own messages
+// arrive. On error the process runs on and output is closed.
+func (e *Engine) attach(ctx context.Context, proc *process.Process, rec sandbox.MachineRecord, spec sandbox.MachineSpec, logs logFiles, output io.ReadCloser) (*machine, error) {
+	token, err := parseToken(rec.LinkToken)
+	if err != nil {
+		output.Close()
+		return nil, err
+	}
+	m := &machine{
+		rec: rec, files: runtimeFilesIn(spec.RuntimeDir), log: e.log.With("sandbox", spec.ID, "pid", rec.PID), proc: proc,
+		consoleLog: logs.console, outputLog: logs.output,
+		release: make(chan struct{}), done: make(chan struct{}), finished: make(chan struct{}),
+	}
+	m.life, m.endLife = context.WithCancelCause(context.Background())
+	m.link = newLink(m.life, m.files.link, token, e.dialSession)
+	console, err := unixsock.Dial(ctx, m.files.console)
+	if err != nil {
+		output.Close()
+		return nil, fmt.Errorf("connect to the console: %w", err)
+	}
+	m.monitor, err = m.connectMonitor(ctx)
+	if err != nil {
+		console.Close()
+		output.Close()
+		return nil, err
+	}
+	m.console = startRecorder(console, m.consoleLog, m.log)
+	m.output = startRecorder(output, m.outputLog, m.log)
+	go m.watch()
+	return m, nil
+}
+
+func (m *machine) connectMonitor(ctx context.Context) (*qmp, error) {
+	conn, err := unixsock.Dial(ctx, m.files.qmp)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the monitor: %w", err)
+	}
+	return newQMP(conn, m.onEvent), nil
+}
+
+// onEvent keeps the one event that explains an end: docs/interop/qmp, SHUTDOWN.
+func (m *machine) onEvent(name string, data json.RawMessage) {
+	if name != "SHUTDOWN" {
+		return
+	}
+	var shutdown struct {
+		Reason string `json:"reason"`
+	}
+	if json.Unmarshal(data, &shutdown) != nil {
+		return
+	}
+	m.mu.Lock()
+	m.shutReason = lastLines([]byte(shutdown.Reason), 1)
+	m.mu.Unlock()
+}
+
+// watch waits for the end of QEMU, or for Release, and then ends all that belongs to the machine.
+func (m *machine) watch() {
+	defer close(m.finished)
+	select {
+	case <-m.proc.Done():
+		// All of QEMU's streams end with it: what it said last is read before they do.
+		m.console.wait()
+		m.output.wait()
+		<-m.currentMonitor().done
+		m.endLife(errEnded)
+	case <-m.release:
+		m.console.stop()
+		m.output.stop()
+		m.currentMonitor().close()
+		m.proc.Release()
+		m.endLife(errReleased)
+	}
+	m.link.close()
+	select {
+	case <-m.proc.Done():
+		m.exit = m.describeExit()
+		if err := m.files.remove(); err != nil {
+			m.log.Warn("remove the VMM's sockets", "err", err)
+		}
+		defer close(m.done)
+	default:
+	}
+	m.consoleLog.Close()
+	m.outputLog.Close()
+}
+
+// describeExit puts together what is known about the end of QEMU.
+func (m *machine) describeExit() sandbox.Exit {
+	status := m.proc.Exit()
+	m.mu.Lock()
+	reason := m.shutReason
+	m.mu.Unlock()
+	var detail []string
+	if p := kernelPanic(m.consoleLog.tail(16 << 10)); p != "" {
+		detail = append(detail, "the guest's kernel said: "+p)
+	}
+	if reason != "" && reason != "guest-reset" { // a reset is how a guest of ours ends itself
+		detail = append(detail, "QEMU's reason is "+reason)
+	}
+	if said := lastLines(m.outputLog.tail(4096), 4); said != "" {
+		detail = append(detail, "QEMU said: "+said)
+	}
+	return sandbox.Exit{Code: status.Code, Signal: status.Signal, Detail: strings.Join(detail, "; ")}
+}
+
+func (m *machine) Record() sandbox.MachineRecord { return m.rec }
+
+func (m *machine) Stages() []sandbox.Stage { return m.stages }
+
+func (m *machine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
+	return m.link.dial(ctx, port)
+}
+
+func (m *machine) Done() <-chan struct{} { return m.done }
+
+func (m *machine) Exit() sandbox.Exit { return m.exit }
+
+func (m *machine) Kill(ctx context.Context) error {
+	if err := m.proc.Kill(); err != nil {
+		return err
+	}
+	select {
+	case <-m.done:
+		return nil
+	case <-m.release:
+		return errReleased
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the end of QEMU: %w", context.Cause(ctx))
+	}
+}
+
+func (m *machine) Release() error {
+	m.mu.Lock()
+	if !m.released {
+		m.released = true
+		close(m.release)
+	}
+	m.mu.Unlock()
+	<-m.finished
+	return nil
+}
+
+// Pause halts the vCPUs.
+func (m *machine) Pause(ctx context.Context) error { return m.execute(ctx, "stop") }
+
+// Resume lets the vCPUs go on.
+func (m *machine) Resume(ctx context.Context) error { return m.execute(ctx, "cont") }
+
+func (m *machine) currentMonitor() *qmp {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.monitor
+}
+
+// execute runs a command of QMP. A connection that broke while QEMU lives is replaced.
+func (m *machine) execute(ctx context.Context, command string) error {
+	q, err := m.liveMonitor(ctx)
+	if err == nil {
+		err = q.execute(ctx, command, nil, nil)
+	}
+	if err != nil {
+		return fmt.Errorf("tell QEMU to %s: %w", command, err)
+	}
+	return nil
+}
+
+func (m *machine) liveMonitor(ctx context.Context) (*qmp, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	select {
+	case <-m.monitor.done:
+	default:
+		return m.monitor, nil
+	}
+	select {
+	case <-m.proc.Done():
+		return nil, errEnded
+	case <-m.release:
+		return nil, errReleased
+	default:
+	}
+	q, err := m.connectMonitor(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m.monitor = q
+	return q, nil
+}
