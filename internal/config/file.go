@@ -1,0 +1,83 @@
+package config
+
+import (
+	"strconv"
+
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+)
+
+// File is what an agentkernel.toml says. The zero value of a field means that the file does not have that key.
+type File struct {
+	Name      string // [sandbox] name
+	Rootfs    string // [sandbox] rootfs: image name, or path of a file; Load makes a path absolute
+	Agent     string // [agent] preferred, one of sandbox.Agents
+	VCPUs     int    // [resources] vcpus
+	MemoryMiB int    // [resources] memory_mb
+	VsockCID  uint32 // [network] vsock_cid
+}
+
+// Spec is what the file asks for, with the defaults for what it leaves open. Name, Arch and Project may still be empty.
+func (f File) Spec() sandbox.Spec {
+	s := sandbox.Spec{
+		Name: f.Name, Image: sandbox.DefaultImage, Agent: f.Agent,
+		VCPUs: sandbox.DefaultVCPUs, MemoryMiB: sandbox.DefaultMemoryMiB, DiskMiB: sandbox.DefaultDiskMiB,
+		VsockCID: f.VsockCID,
+	}
+	if f.Rootfs != "" {
+		s.Image = f.Rootfs
+	}
+	if f.VCPUs != 0 {
+		s.VCPUs = f.VCPUs
+	}
+	if f.MemoryMiB != 0 {
+		s.MemoryMiB = f.MemoryMiB
+	}
+	return s
+}
+
+// Template is a commented agentkernel.toml for a new project. An empty agent or image leaves that key commented out. Values
+// are not checked: Parse does that.
+func Template(name, agent, image string) []byte {
+	line := func(key, value, example string) string {
+		if value == "" {
+			return "# " + key + " = " + quote(example)
+		}
+		return key + " = " + quote(value)
+	}
+	return []byte(`# What agentkernel create and agentkernel run use for this project. Flags come first, then this file.
+
+[sandbox]
+` + line("name", name, "my-project") + `
+# Name of an image (agentkernel image list), or path of an image file in this directory.
+` + line("rootfs", image, sandbox.DefaultImage) + `
+
+[agent]
+# claude, gemini, codex or opencode
+` + line("preferred", agent, sandbox.Agents[0]) + `
+
+[resources]
+vcpus = ` + strconv.Itoa(sandbox.DefaultVCPUs) + `
+memory_mb = ` + strconv.Itoa(sandbox.DefaultMemoryMiB) + `
+
+[network]
+# Assigned when it is left out.
+# vsock_cid = ` + strconv.Itoa(sandbox.MinVsockCID) + `
+`)
+}
+
+// quote writes s as a basic string of TOML (toml.io, v1.0.0, "String").
+func quote(s string) string {
+	out := []rune{'"'}
+	for _, r := range s { // bytes that are not UTF-8 become U+FFFD: TOML has no way to say them
+		switch {
+		case r == '"' || r == '\\':
+			out = append(out, '\\', r)
+		case r < 0x20 || r == 0x7f:
+			const hex = "0123456789abcdef"
+			out = append(out, '\\', 'u', '0', '0', rune(hex[r>>4]), rune(hex[r&15]))
+		default:
+			out = append(out, r)
+		}
+	}
+	return string(append(out, '"'))
+}

@@ -1,0 +1,110 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+)
+
+// Load reads the file at path, whose directory is the project. A symbolic link is followed only while it stays in that
+// directory, for the file itself and for what rootfs names; what is not a regular file is never opened for longer than it
+// takes to see that. The error is a *sandbox.Error: NotFound when there is no file, else Invalid.
+func Load(path string) (File, error) {
+	dir, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return File{}, fmt.Errorf("find the directory of %s: %w", path, err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return File{}, openError(path, err)
+	}
+	defer root.Close()
+	data, err := read(root, filepath.Base(path))
+	if err != nil {
+		return File{}, openError(path, err)
+	}
+	f, places, problems := parse(data, path)
+	if len(problems) == 0 && isPath(f.Rootfs) {
+		rootfs, reason := findRootfs(root, dir, f.Rootfs)
+		if reason != "" {
+			at := places.value([]string{"sandbox", "rootfs"})
+			problems = Problems{{File: path, Line: at.Line, Column: at.Column, Message: reason}}
+		}
+		f.Rootfs = rootfs
+	}
+	if err := problems.err(); err != nil {
+		return File{}, err
+	}
+	return f, nil
+}
+
+// read returns the contents of a file of the project, one byte above the limit at most.
+func read(root *os.Root, name string) ([]byte, error) {
+	// Without O_NONBLOCK, a FIFO would hold us here until somebody writes to it.
+	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errNotRegular
+	}
+	return io.ReadAll(io.LimitReader(f, maxSize+1))
+}
+
+var errNotRegular = errors.New("it is not a regular file")
+
+func openError(path string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return sandbox.Errorf(sandbox.NotFound, "agentkernel init writes one", "there is no file %s", path)
+	}
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err // it names the base name alone
+	}
+	return sandbox.Errorf(sandbox.Invalid, "", "read %s: %w", path, err)
+}
+
+// findRootfs returns the absolute path of an image file of the project, without symbolic links, or what is wrong with it.
+func findRootfs(root *os.Root, dir, name string) (path, reason string) {
+	info, err := root.Stat(name) // an error when a link leads out
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", fmt.Sprintf("rootfs %q: there is no such file in %s", name, dir)
+	case err != nil:
+		return "", fmt.Sprintf("rootfs %q cannot be used: %v", name, pathCause(err))
+	case !info.Mode().IsRegular():
+		return "", fmt.Sprintf("rootfs %q is not a regular file; give the path of an erofs, squashfs or ext4 image", name)
+	}
+	path, err = filepath.EvalSymlinks(filepath.Join(dir, name))
+	if err != nil {
+		return "", fmt.Sprintf("rootfs %q cannot be used: %v", name, pathCause(err))
+	}
+	// The answer above was the kernel's; this is about the name that is handed on.
+	base, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return "", fmt.Sprintf("rootfs %q cannot be used: %v", name, pathCause(err))
+	}
+	if rel, err := filepath.Rel(base, path); err != nil || !filepath.IsLocal(rel) {
+		return "", fmt.Sprintf("rootfs %q is outside of %s", name, dir)
+	}
+	return path, ""
+}
+
+func pathCause(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}

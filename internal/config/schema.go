@@ -1,0 +1,162 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"path/filepath"
+	"strings"
+	"unicode"
+
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+)
+
+// section is a table of the file.
+type section struct {
+	name string
+	keys []key
+}
+
+// key is one setting. example is a right value, and by its type the only one allowed: a string or an int64.
+type key struct {
+	name    string
+	example any
+	// set puts a value of example's type into f, and returns what is wrong with it, or "".
+	set func(f *File, value any) string
+}
+
+func (k key) write() string {
+	if s, ok := k.example.(string); ok {
+		return quote(s)
+	}
+	return fmt.Sprint(k.example)
+}
+
+// schema is everything that a file may have.
+func schema() []section {
+	return []section{
+		{"sandbox", []key{
+			{"name", "my-project", setName},
+			{"rootfs", sandbox.DefaultImage, setRootfs},
+		}},
+		{"agent", []key{
+			{"preferred", sandbox.Agents[0], setAgent},
+		}},
+		{"resources", []key{
+			{"vcpus", int64(2), setVCPUs},
+			{"memory_mb", int64(sandbox.DefaultMemoryMiB), setMemory},
+		}},
+		{"network", []key{
+			{"vsock_cid", int64(sandbox.MinVsockCID), setCID},
+		}},
+	}
+}
+
+func findSection(name string) (section, bool) {
+	for _, s := range schema() {
+		if s.name == name {
+			return s, true
+		}
+	}
+	return section{}, false
+}
+
+func sectionNames() []string {
+	var names []string
+	for _, s := range schema() {
+		names = append(names, "["+s.name+"]")
+	}
+	return names
+}
+
+func (s section) find(name string) (key, bool) {
+	for _, k := range s.keys {
+		if k.name == name {
+			return k, true
+		}
+	}
+	return key{}, false
+}
+
+func (s section) names() []string {
+	var names []string
+	for _, k := range s.keys {
+		names = append(names, k.name)
+	}
+	return names
+}
+
+func setName(f *File, value any) string {
+	f.Name = value.(string)
+	return message(sandbox.ValidateName(f.Name))
+}
+
+func setRootfs(f *File, value any) string {
+	s := value.(string)
+	f.Rootfs = s
+	switch {
+	case s == "":
+		return "rootfs is empty; name an image, such as " + sandbox.DefaultImage + ", or leave it out"
+	case len(s) > 1024 || strings.ContainsFunc(s, unicode.IsControl):
+		return fmt.Sprintf("rootfs %.40q is neither the name of an image nor a path", s)
+	case isPath(s) && !filepath.IsLocal(s):
+		return fmt.Sprintf("rootfs %q is outside of this directory; give a path below it, or the name of an image", s)
+	}
+	return ""
+}
+
+func setAgent(f *File, value any) string {
+	f.Agent = value.(string)
+	if f.Agent == "" {
+		return "preferred is empty; choose one of " + strings.Join(sandbox.Agents, ", ") + ", or leave it out"
+	}
+	return check(func(s *sandbox.Spec) { s.Agent = f.Agent })
+}
+
+func setVCPUs(f *File, value any) string {
+	f.VCPUs = toInt(value)
+	return check(func(s *sandbox.Spec) { s.VCPUs = f.VCPUs })
+}
+
+func setMemory(f *File, value any) string {
+	f.MemoryMiB = toInt(value)
+	return check(func(s *sandbox.Spec) { s.MemoryMiB = f.MemoryMiB })
+}
+
+func setCID(f *File, value any) string {
+	n := value.(int64)
+	if n < sandbox.MinVsockCID || n > sandbox.MaxVsockCID { // 0 means none to a Spec, and is wrong here
+		return fmt.Sprintf("vsock_cid %d cannot be used; use %d to %d, or leave it out to have one assigned", n, sandbox.MinVsockCID, int64(sandbox.MaxVsockCID))
+	}
+	f.VsockCID = uint32(n)
+	return check(func(s *sandbox.Spec) { s.VsockCID = f.VsockCID })
+}
+
+// toInt fits an integer into an int of any width; what does not fit is out of every limit anyway.
+func toInt(value any) int {
+	return int(max(math.MinInt32, min(math.MaxInt32, value.(int64))))
+}
+
+// check asks the domain about one value of a spec that is right otherwise. How much memory the host has is not known here:
+// that is checked when the sandbox is made.
+func check(change func(*sandbox.Spec)) string {
+	s := File{Name: "a"}.Spec()
+	s.Arch = sandbox.X8664
+	change(&s)
+	return message(s.Validate(sandbox.Host{}))
+}
+
+// message is what is wrong and what would be right.
+func message(err error) string {
+	if err == nil {
+		return ""
+	}
+	var e *sandbox.Error
+	if errors.As(err, &e) && e.Hint != "" {
+		return e.Message + "; " + e.Hint
+	}
+	return err.Error()
+}
+
+// isPath reports whether an image is asked for by path: it has a '/' or begins with '.'.
+func isPath(image string) bool { return strings.Contains(image, "/") || strings.HasPrefix(image, ".") }
