@@ -58,9 +58,6 @@ func requirements(arch, host Arch) []requirement {
 	} else {
 		reqs = append(reqs, requirement{"objcopy", "binutils"})
 	}
-	if arch == X86_64 {
-		reqs = append(reqs, requirement{"zstd", "zstd"}) // compresses the bzImage
-	}
 	return reqs
 }
 
