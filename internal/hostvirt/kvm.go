@@ -32,15 +32,15 @@ type guest interface {
 	run(iterations uint64) error
 }
 
-// measure runs a guest in growing chunks and returns the nanoseconds per instruction of the best run of the largest chunk
-// that could be afforded. A chunk is tried only when the one before it says that it fits into the budget.
+// measure runs a guest in growing chunks and returns the nanoseconds per instruction of the best run: any may be
+// interrupted, the short ones hold the cost of an exit, and nothing makes a run look faster than it is. A chunk is tried
+// only when the ones before it say that it fits into the budget.
 func measure(ctx context.Context, g guest, now func() time.Time) (float64, error) {
 	begin := now()
 	best := 0.0
 	for n := uint64(200); ; n *= 4 {
 		n = min(n, probeInstructions)
-		best = 0
-		for range 3 { // the first is cold, any may be interrupted
+		for range 3 {
 			start := now()
 			if err := g.run(n / 2); err != nil {
 				return 0, fmt.Errorf("run a guest: %w", err)
