@@ -74,6 +74,28 @@ func Connect(ctx context.Context, dirs paths.Dirs, warn func(string)) (*client.C
 	return c, nil
 }
 
+// StopDaemon ends the daemon that runs and returns its pid when it is gone. Sandboxes go on running.
+func StopDaemon(ctx context.Context, dirs paths.Dirs) (pid int, err error) {
+	c, v, err := Running(ctx, dirs)
+	if err != nil {
+		return 0, sandbox.Errorf(sandbox.NotFound, "", "no daemon runs")
+	}
+	defer c.Close()
+	if err := c.StopDaemon(ctx, false); err != nil {
+		return 0, err
+	}
+	// It holds the lock of the state directory until its end.
+	gone := make(chan error, 1)
+	lock := flock.New(stateLock(dirs), flock.SetPermissions(0o600))
+	go func() { gone <- errors.Join(lock.Lock(), lock.Unlock()) }()
+	select {
+	case err := <-gone:
+		return v.Pid, err
+	case <-ctx.Done():
+		return v.Pid, context.Cause(ctx)
+	}
+}
+
 // startDaemon runs this program as a daemon in a session of its own, and returns when it is ready or has failed.
 func startDaemon(ctx context.Context, dirs paths.Dirs) error {
 	exe, err := os.Executable()

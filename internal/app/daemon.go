@@ -55,7 +55,7 @@ func RunDaemon(ctx context.Context, o DaemonOptions) (err error) {
 	// Requests end when the daemon does.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	sys, err := build(ctx, o.Dirs, o.Log)
+	sys, err := build(o.Dirs, o.Log)
 	if err != nil {
 		return err
 	}
@@ -100,10 +100,11 @@ func RunDaemon(ctx context.Context, o DaemonOptions) (err error) {
 	return nil
 }
 
+func stateLock(dirs paths.Dirs) string { return filepath.Join(dirs.State, "daemon.lock") }
+
 // lockState keeps a second daemon out of the state directory. The lock ends with the process, however it ends.
 func lockState(ctx context.Context, o DaemonOptions) (*flock.Flock, error) {
-	path := filepath.Join(o.Dirs.State, "daemon.lock")
-	lock := flock.New(path, flock.SetPermissions(0o600))
+	lock := flock.New(stateLock(o.Dirs), flock.SetPermissions(0o600))
 	ok, err := lock.TryLock()
 	if err != nil {
 		return nil, fmt.Errorf("lock the state directory: %w", err)

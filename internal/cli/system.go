@@ -66,16 +66,12 @@ func daemonStopCommand(e *env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			c, v, err := app.Running(cmd.Context(), dirs)
+			pid, err := app.StopDaemon(cmd.Context(), dirs)
 			if err != nil {
-				return sandbox.Errorf(sandbox.NotFound, "", "no daemon runs")
-			}
-			defer c.Close()
-			if err := c.StopDaemon(cmd.Context(), false); err != nil {
 				return err
 			}
 			if e.json {
-				return e.printJSON(map[string]int{"stopped": v.Pid})
+				return e.printJSON(map[string]int{"stopped": pid})
 			}
 			return nil
 		},

@@ -198,11 +198,12 @@ func (s *execSession) event(ev apiv1.ExecEvent) error {
 
 // commandError is why the guest did not run the command.
 type commandError struct {
-	*sandbox.Error
+	cause    *sandbox.Error
 	exitCode int
 }
 
-func (e *commandError) Unwrap() error { return e.Error }
+func (e *commandError) Error() string { return e.cause.Message }
+func (e *commandError) Unwrap() error { return e.cause }
 
 func execFailure(f guestrpc.Failed) error {
 	kind, code := sandbox.Failure, 125

@@ -139,9 +139,13 @@ func (m *Manager) attach(b *box, machine sandbox.Machine, g *guest) {
 func (m *Manager) watch(b *box, machine sandbox.Machine, watched chan struct{}) {
 	defer m.background.Done()
 	defer close(watched)
-	<-machine.Done()
-	if b.acquire(context.Background()) != nil {
-		return // removed
+	select {
+	case <-machine.Done():
+	case <-m.ctx.Done():
+		return // the daemon ends; the microVM goes on
+	}
+	if b.acquire(m.ctx) != nil {
+		return // removed, or the daemon ends
 	}
 	defer b.release()
 	b.mu.Lock()

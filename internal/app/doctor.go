@@ -1,0 +1,111 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/agentkernel/agentkernel/internal/hostvirt"
+	"github.com/agentkernel/agentkernel/internal/image"
+	"github.com/agentkernel/agentkernel/internal/kernel"
+	"github.com/agentkernel/agentkernel/internal/paths"
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+)
+
+// Check is one thing that was looked at on this host.
+type Check struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"`
+	Fix    string `json:"fix,omitempty"` // what to do when it is not ok, or would be better
+	// Needed says that nothing runs without it.
+	Needed bool `json:"needed"`
+}
+
+// Doctor looks at all that a sandbox needs of this host, without starting anything.
+func Doctor(ctx context.Context, dirs paths.Dirs) ([]Check, error) {
+	host, err := hostvirt.Inspect()
+	if err != nil {
+		return nil, err
+	}
+	checks := []Check{{Name: "host", OK: true, Detail: fmt.Sprintf("%d CPUs, %d MiB, %s, kernel %s", host.CPUs, host.MemoryMiB, host.CPUModel, host.Kernel)}}
+	kvm, err := hostvirt.ProbeKVM(ctx, kvmCache(dirs))
+	if err != nil {
+		return nil, err
+	}
+	detail := kvm.Reason
+	if kvm.NsPerInstruction > 0 {
+		detail += fmt.Sprintf(" (measured: %.2g ns an instruction)", kvm.NsPerInstruction)
+	}
+	checks = append(checks, Check{Name: "hardware virtualization", OK: kvm.Good, Detail: detail, Fix: kvm.Hint})
+	for _, e := range engines(dirs, slog.New(slog.DiscardHandler)) {
+		c := e.Capabilities(ctx)
+		check := Check{Name: "engine " + e.Name(), OK: c.Usable, Fix: c.Hint, Needed: true, Detail: c.Reason}
+		if c.Usable {
+			check.Detail = fmt.Sprintf("%s %s, accelerator %s: %s", c.Binary, c.Version, c.Accelerator, c.Reason)
+		}
+		checks = append(checks, check)
+	}
+	checks = append(checks, kernelCheck(dirs), imageCheck(ctx, dirs))
+	for _, tool := range []struct{ program, pkg, purpose string }{
+		{"mke2fs", "e2fsprogs", "makes the disks of sandboxes"},
+		{"mkfs.erofs", "erofs-utils", "builds images"},
+	} {
+		check := Check{Name: tool.program, OK: true, Detail: tool.purpose, Fix: "apt-get install " + tool.pkg, Needed: tool.program == "mke2fs"}
+		if findTool(tool.program) == "" {
+			check.OK, check.Detail = false, "not found; it "+tool.purpose
+		}
+		checks = append(checks, check)
+	}
+	daemon := Check{Name: "daemon", OK: true, Detail: "none runs; the first command starts one"}
+	if c, v, err := Running(ctx, dirs); err == nil {
+		c.Close()
+		daemon.Detail = fmt.Sprintf("pid %d, version %s", v.Pid, v.Version)
+	}
+	return append(checks, daemon), nil
+}
+
+func kernelCheck(dirs paths.Dirs) Check {
+	check := Check{Name: "guest kernel", Needed: true, Fix: "agentkernel kernel build --source /usr/src/linux-source-6.1.tar.xz (apt-get install linux-source-6.1), or agentkernel kernel build"}
+	store, err := kernel.OpenStore(dirs.Kernels())
+	if err == nil {
+		var k kernel.Kernel
+		if k, err = store.Latest(kernel.Arch(hostArch())); err == nil {
+			check.OK, check.Detail = true, k.VmlinuxPath()
+		}
+	}
+	if err != nil {
+		check.Detail = err.Error()
+	}
+	return check
+}
+
+func imageCheck(ctx context.Context, dirs paths.Dirs) Check {
+	check := Check{Name: "image base", Needed: true, Fix: "agentkernel image build base (apt-get install busybox-static erofs-utils)"}
+	store, err := image.OpenStore(dirs.Images())
+	if err == nil {
+		var img sandbox.Image
+		if img, err = store.Resolve(ctx, sandbox.DefaultImage, hostArch()); err == nil {
+			check.OK, check.Detail = true, img.Digest
+		}
+	}
+	if err != nil {
+		check.Detail = err.Error()
+	}
+	return check
+}
+
+// findTool looks for a program in PATH and in the directories of system programs, which are not in a user's PATH on Debian.
+func findTool(name string) string {
+	if path, err := exec.LookPath(name); err == nil {
+		return path
+	}
+	for _, dir := range []string{"/usr/local/sbin", "/usr/sbin", "/sbin", "/opt/homebrew/opt/e2fsprogs/sbin", "/usr/local/opt/e2fsprogs/sbin"} {
+		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return path
+		}
+	}
+	return ""
+}

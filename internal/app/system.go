@@ -1,0 +1,133 @@
+// Package app is where the system is wired together: which engine drives microVMs, where kernels, images and disks come
+// from, and how a daemon is started and served.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"runtime"
+
+	apiv1 "github.com/agentkernel/agentkernel/api/v1"
+	"github.com/agentkernel/agentkernel/internal/disk"
+	"github.com/agentkernel/agentkernel/internal/engine/qemu"
+	"github.com/agentkernel/agentkernel/internal/hostvirt"
+	"github.com/agentkernel/agentkernel/internal/icount"
+	"github.com/agentkernel/agentkernel/internal/image"
+	"github.com/agentkernel/agentkernel/internal/initramfs"
+	"github.com/agentkernel/agentkernel/internal/kernel"
+	"github.com/agentkernel/agentkernel/internal/manager"
+	"github.com/agentkernel/agentkernel/internal/paths"
+	"github.com/agentkernel/agentkernel/internal/project"
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+	"github.com/agentkernel/agentkernel/internal/store"
+)
+
+// system is a daemon's parts.
+type system struct {
+	manager *manager.Manager
+	engines []sandbox.Engine
+	info    hostvirt.Host
+}
+
+// engines of this host, the preferred one first.
+func engines(dirs paths.Dirs, log *slog.Logger) []sandbox.Engine {
+	return []sandbox.Engine{qemu.New(qemu.Options{Log: log, CacheDir: engineCache(dirs)})}
+}
+
+func engineCache(dirs paths.Dirs) string { return filepath.Join(dirs.Cache(), "qemu") }
+
+// kvmCache is where the qemu engine keeps the verdict on KVM.
+func kvmCache(dirs paths.Dirs) string { return filepath.Join(engineCache(dirs), "kvm.json") }
+
+func hostArch() sandbox.Arch {
+	if runtime.GOARCH == "arm64" {
+		return sandbox.AArch64
+	}
+	return sandbox.X8664
+}
+
+// build wires a daemon. Nothing runs yet, and nothing of what was there before has been looked at.
+func build(dirs paths.Dirs, log *slog.Logger) (*system, error) {
+	info, err := hostvirt.Inspect()
+	if err != nil {
+		return nil, err
+	}
+	sandboxes, err := store.Open(dirs.Sandboxes())
+	if err != nil {
+		return nil, err
+	}
+	images, err := image.OpenStore(dirs.Images())
+	if err != nil {
+		return nil, err
+	}
+	kernels, err := kernel.OpenStore(dirs.Kernels())
+	if err != nil {
+		return nil, err
+	}
+	list := engines(dirs, log)
+	return &system{
+		info: info, engines: list,
+		manager: manager.New(manager.Deps{
+			Log: log, Store: sandboxes, Engine: list[0], RuntimeDir: dirs.Runtime,
+			Host: sandbox.Host{MemoryMiB: info.MemoryMiB}, HostArch: hostArch(),
+			ResolveImage: images.Resolve,
+			OpenImage:    images.Open,
+			Kernel:       func(arch sandbox.Arch) (sandbox.KernelImage, error) { return latestKernel(kernels, arch) },
+			Initrd: func(ctx context.Context, arch sandbox.Arch) (string, error) {
+				return initramfs.Path(ctx, filepath.Join(dirs.Cache(), "initramfs"), arch)
+			},
+			CreateUpper: func(ctx context.Context, path string, sizeMiB int) error {
+				return disk.Create(ctx, filepath.Join(dirs.Cache(), "disks"), path, sizeMiB)
+			},
+			PackProject: packProject,
+			ReadCount:   icount.Read,
+		}),
+	}, nil
+}
+
+func latestKernel(kernels *kernel.Store, arch sandbox.Arch) (sandbox.KernelImage, error) {
+	k, err := kernels.Latest(kernel.Arch(arch))
+	if errors.Is(err, kernel.ErrNoKernel) {
+		hint := "agentkernel kernel build --arch " + string(arch)
+		return sandbox.KernelImage{}, &sandbox.Error{Kind: sandbox.Unavailable, Message: err.Error(), Hint: hint + " builds one", Err: err}
+	}
+	if err != nil {
+		return sandbox.KernelImage{}, fmt.Errorf("find a kernel: %w", err)
+	}
+	return sandbox.KernelImage{Path: k.VmlinuxPath(), Version: k.Release(), LAPICTimer: k.LAPICTimerKHz}, nil
+}
+
+// packProject packs a project and words what was left out of it.
+func packProject(ctx context.Context, dir, path string) ([]string, error) {
+	report, err := project.Pack(ctx, dir, path, project.Options{})
+	if err != nil {
+		return nil, err
+	}
+	return report.Warnings(), nil
+}
+
+// host is what GET /v1/host says.
+func (s *system) host(ctx context.Context) apiv1.Host {
+	h := apiv1.Host{MemoryMib: s.info.MemoryMiB, Cpus: s.info.CPUs, Engines: []apiv1.EngineInfo{}}
+	text := func(s string) *string {
+		if s == "" {
+			return nil
+		}
+		return &s
+	}
+	for _, e := range s.engines {
+		c := e.Capabilities(ctx)
+		info := apiv1.EngineInfo{
+			Name: e.Name(), Usable: c.Usable, Reason: text(c.Reason), Hint: text(c.Hint), Accelerator: text(c.Accelerator),
+			Version: text(c.Version), Binary: text(c.Binary),
+		}
+		if c.Confinement != nil {
+			info.Confinement = &c.Confinement
+		}
+		h.Engines = append(h.Engines, info)
+	}
+	return h
+}

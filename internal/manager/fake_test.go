@@ -1,0 +1,238 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/ttrpc"
+
+	guestv1 "github.com/agentkernel/agentkernel/api/guest/v1"
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+	"github.com/agentkernel/agentkernel/internal/store"
+)
+
+// fakeEngine keeps its VMMs in memory; like real ones they outlive the manager.
+type fakeEngine struct {
+	mu       sync.Mutex
+	vmms     map[string]*fakeVMM // by sandbox id
+	launches int
+	// onLaunch, when set, decides about each launch.
+	onLaunch func(*fakeVMM) error
+}
+
+// fakeVMM is a process that serves the guest protocol.
+type fakeVMM struct {
+	agent
+	rec  sandbox.MachineRecord
+	ctx  context.Context
+	kill context.CancelCauseFunc
+	mute bool // the guest agent never answers
+}
+
+var errKilled, errShutDown = errors.New("killed"), errors.New("shut down")
+
+type agent struct {
+	guestv1.AgentService
+	shutdown func()
+	stuck    bool // a shutdown is agreed to and does not happen
+}
+
+func (a *agent) Hello(context.Context, *guestv1.HelloRequest) (*guestv1.HelloResponse, error) {
+	return &guestv1.HelloResponse{Protocol: 1, AgentBuild: "fake", KernelRelease: "6.1.0-agentkernel", Arch: "x86_64", InitNs: 1e6, ReadyNs: 2e6}, nil
+}
+
+func (a *agent) Shutdown(context.Context, *guestv1.ShutdownRequest) (*guestv1.ShutdownResponse, error) {
+	if !a.stuck {
+		defer time.AfterFunc(0, a.shutdown)
+	}
+	return &guestv1.ShutdownResponse{}, nil
+}
+
+func (e *fakeEngine) Name() string { return "fake" }
+func (e *fakeEngine) Capabilities(context.Context) sandbox.Capabilities {
+	return sandbox.Capabilities{Usable: true}
+}
+
+func (e *fakeEngine) Launch(_ context.Context, spec sandbox.MachineSpec) (sandbox.Machine, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.launches++
+	v := &fakeVMM{rec: sandbox.MachineRecord{Engine: "fake", PID: 1000 + e.launches, StartTime: 1, BootID: "boot"}}
+	v.ctx, v.kill = context.WithCancelCause(context.Background())
+	v.shutdown = func() { v.kill(errShutDown) }
+	if e.onLaunch != nil {
+		if err := e.onLaunch(v); err != nil {
+			return nil, err
+		}
+	}
+	e.vmms[spec.ID] = v
+	return &fakeMachine{v: v, spec: spec}, nil
+}
+
+func (e *fakeEngine) Adopt(_ context.Context, spec sandbox.MachineSpec, rec sandbox.MachineRecord) (sandbox.Machine, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	v := e.vmms[spec.ID]
+	if v == nil || v.ctx.Err() != nil || v.rec != rec {
+		return nil, sandbox.ErrGone
+	}
+	return &fakeMachine{v: v, spec: spec}, nil
+}
+
+func (e *fakeEngine) Sweep(_ context.Context, spec sandbox.MachineSpec) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if v := e.vmms[spec.ID]; v != nil {
+		v.kill(errKilled)
+	}
+	return nil
+}
+
+// running is the number of VMMs that have not ended.
+func (e *fakeEngine) running() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := 0
+	for _, v := range e.vmms {
+		if v.ctx.Err() == nil {
+			n++
+		}
+	}
+	return n
+}
+
+type fakeMachine struct {
+	v    *fakeVMM
+	spec sandbox.MachineSpec
+}
+
+func (m *fakeMachine) Record() sandbox.MachineRecord { return m.v.rec }
+
+func (m *fakeMachine) Dial(ctx context.Context, _ uint32) (net.Conn, error) {
+	if m.v.mute {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-m.v.ctx.Done():
+			return nil, errors.New("the VMM is gone")
+		}
+	}
+	host, guest := net.Pipe()
+	server, err := ttrpc.NewServer()
+	if err != nil {
+		return nil, err
+	}
+	guestv1.RegisterAgentService(server, &m.v.agent)
+	go func() { _ = server.Serve(m.v.ctx, &oneConn{conn: guest, done: make(chan struct{})}) }()
+	context.AfterFunc(m.v.ctx, func() { host.Close(); guest.Close(); server.Close() })
+	return host, nil
+}
+
+func (m *fakeMachine) Kill(context.Context) error { m.v.kill(errKilled); return nil }
+func (m *fakeMachine) Done() <-chan struct{}      { return m.v.ctx.Done() }
+func (m *fakeMachine) Release() error             { return nil }
+func (m *fakeMachine) Exit() sandbox.Exit {
+	return sandbox.Exit{Code: -1, Signal: fmt.Sprint(context.Cause(m.v.ctx))}
+}
+
+// oneConn is a listener with one connection.
+type oneConn struct {
+	conn net.Conn
+	once sync.Once
+	end  sync.Once
+	done chan struct{}
+}
+
+func (l *oneConn) Accept() (c net.Conn, err error) {
+	l.once.Do(func() { c = l.conn })
+	if c == nil {
+		<-l.done
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+func (l *oneConn) Close() error   { l.end.Do(func() { close(l.done) }); return nil }
+func (l *oneConn) Addr() net.Addr { return l.conn.LocalAddr() }
+
+// host is what outlives managers: directories and VMMs.
+type host struct {
+	t      *testing.T
+	dir    string
+	engine *fakeEngine
+}
+
+func newHost(t *testing.T) *host {
+	h := &host{t: t, dir: t.TempDir(), engine: &fakeEngine{vmms: map[string]*fakeVMM{}}}
+	if err := os.Mkdir(filepath.Join(h.dir, "run"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, v := range h.engine.vmms {
+			v.kill(errKilled)
+		}
+	})
+	return h
+}
+
+// boot is a manager as a new daemon makes it.
+func (h *host) boot() *Manager {
+	h.t.Helper()
+	s, err := store.Open(filepath.Join(h.dir, "sandboxes"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	m := New(Deps{
+		Log: slog.New(slog.DiscardHandler), Store: s, Engine: h.engine, RuntimeDir: filepath.Join(h.dir, "run"),
+		Host: sandbox.Host{MemoryMiB: 1024}, HostArch: sandbox.X8664,
+		ResolveImage: func(_ context.Context, ref string, arch sandbox.Arch) (sandbox.Image, error) {
+			return sandbox.Image{Name: ref, Digest: "sha256:0", FS: "erofs", Arch: arch}, nil
+		},
+		OpenImage:   func(context.Context, string) (sandbox.Image, error) { return sandbox.Image{}, nil },
+		Kernel:      func(sandbox.Arch) (sandbox.KernelImage, error) { return sandbox.KernelImage{Version: "6.1"}, nil },
+		Initrd:      func(context.Context, sandbox.Arch) (string, error) { return "", nil },
+		CreateUpper: func(_ context.Context, path string, _ int) error { return os.WriteFile(path, nil, 0o600) },
+	})
+	if err := m.Reconcile(context.Background()); err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(m.Close)
+	return m
+}
+
+func spec(name string) sandbox.Spec {
+	return sandbox.Spec{Name: name, Image: "base", VCPUs: 1, MemoryMiB: 128, DiskMiB: 64}
+}
+
+func (h *host) create(m *Manager, name string) sandbox.Record {
+	h.t.Helper()
+	rec, err := m.Create(context.Background(), spec(name))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return rec
+}
+
+func (h *host) start(m *Manager, name string) sandbox.Record {
+	h.t.Helper()
+	rec, err := m.Start(context.Background(), name, StartOptions{Timeout: time.Minute})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return rec
+}
+
+func (h *host) expect(m *Manager, name string, want sandbox.State) {
+	h.t.Helper()
+	rec, err := m.Get(name)
+	if err != nil || rec.State != want {
+		h.t.Errorf("%s is %s, %v; want %s", name, rec.State, err, want)
+	}
+}
