@@ -1,0 +1,91 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/agentkernel/agentkernel/internal/disk"
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+)
+
+// BuildOptions of Build.
+type BuildOptions struct {
+	Arch sandbox.Arch
+	// Busybox is the path of a static busybox for Arch. When it is empty, the host's own or Debian's is taken.
+	Busybox string
+	// CacheDir keeps what was downloaded.
+	CacheDir string
+	// Progress, when set, is given a line for each step that takes time.
+	Progress func(line string)
+}
+
+// Build makes the image of a recipe and puts it into the store under the recipe's name. The same busybox gives the same
+// digest, on any host. No privileges are needed.
+func (s *Store) Build(ctx context.Context, recipe string, o BuildOptions) (Manifest, error) {
+	if !slices.Contains(Recipes(), recipe) {
+		return Manifest{}, sandbox.Errorf(sandbox.NotFound, "choose one of "+strings.Join(Recipes(), ", "), "there is no recipe for an image %q", recipe)
+	}
+	if err := validateArch(o.Arch); err != nil {
+		return Manifest{}, err
+	}
+	said := o.Progress
+	if said == nil {
+		said = func(string) {}
+	}
+	busybox, from, err := findBusybox(ctx, o.Busybox, o.Arch, o.CacheDir, said)
+	if err != nil {
+		return Manifest{}, err
+	}
+	b, err := s.bake(ctx, recipe, busybox)
+	if err != nil {
+		return Manifest{}, fmt.Errorf("build image %s: %w", recipe, err)
+	}
+	m := Manifest{
+		Version: manifestVersion, Name: recipe, Arch: o.Arch, Digest: b.digest, FS: b.fs, Size: b.size,
+		Created: time.Now().UTC().Truncate(time.Second),
+		Source:  fmt.Sprintf("recipe %s with %s (%s, sha256:%x)", recipe, busyboxVersion(busybox), from, sha256.Sum256(busybox)),
+	}
+	return m, s.writeManifest(m)
+}
+
+// bake writes the image of a recipe into the store.
+func (s *Store) bake(ctx context.Context, recipe string, busybox []byte) (b blob, err error) {
+	applets, err := appletsOf(busybox)
+	if err != nil {
+		return b, err
+	}
+	dir := s.blobDir()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return b, err
+	}
+	tmp, err := os.CreateTemp(dir, ".blob-*")
+	if err != nil {
+		return b, disk.NoSpace(dir, err)
+	}
+	defer func() {
+		_ = tmp.Close()
+		if err != nil {
+			_ = os.Remove(tmp.Name())
+		}
+	}()
+	if err := writeRecipe(tmp, dir, recipe, busybox, applets); err != nil {
+		return b, disk.NoSpace(dir, err)
+	}
+	return s.keep(ctx, tmp)
+}
+
+var versionRE = regexp.MustCompile(`BusyBox v[0-9.]+`)
+
+func busyboxVersion(program []byte) string {
+	if v := versionRE.Find(program); v != nil {
+		return string(bytes.TrimRight(v, "."))
+	}
+	return "a busybox of unknown version"
+}

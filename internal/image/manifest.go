@@ -1,0 +1,157 @@
+package image
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/agentkernel/agentkernel/internal/disk"
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+)
+
+// manifestVersion is what this build writes, and the newest that it reads.
+const manifestVersion = 1
+
+// maxManifest is how long a manifest may be, in bytes.
+const maxManifest = 64 << 10
+
+// Manifest says what a name stands for.
+type Manifest struct {
+	Version int          `json:"version"`
+	Name    string       `json:"name"`
+	Arch    sandbox.Arch `json:"arch"`
+	Digest  string       `json:"digest"` // "sha256:<64 hex>"
+	FS      string       `json:"fs"`     // Erofs, Squashfs or Ext4
+	Size    int64        `json:"size"`   // bytes
+	Created time.Time    `json:"created"`
+	Source  string       `json:"source"` // for people: what it was made from
+}
+
+var nameRE = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$`)
+
+// validateName returns an *sandbox.Error of kind Invalid unless name can be the name of an image. Names become parts of
+// paths, so this is checked before anything else is done with one.
+func validateName(name string) error {
+	if len(name) <= 64 && nameRE.MatchString(name) && !strings.Contains(name, "..") {
+		return nil
+	}
+	return sandbox.Errorf(sandbox.Invalid, "use 1 to 64 lower-case letters, digits, '-', '_' and '.'; a path has a '/' in it or begins with '.'",
+		"%.80q is not the name of an image", name)
+}
+
+func validateArch(arch sandbox.Arch) error {
+	if arch != sandbox.X8664 && arch != sandbox.AArch64 {
+		return sandbox.Errorf(sandbox.Invalid, fmt.Sprintf("choose %s or %s", sandbox.X8664, sandbox.AArch64), "unknown architecture %q", arch)
+	}
+	return nil
+}
+
+// hexOf returns the 64 hex digits of a digest.
+func hexOf(digest string) (string, error) {
+	digits, ok := strings.CutPrefix(digest, "sha256:")
+	if b, err := hex.DecodeString(digits); !ok || err != nil || len(b) != 32 || digits != strings.ToLower(digits) {
+		return "", fmt.Errorf("%.80q is not a digest", digest)
+	}
+	return digits, nil
+}
+
+// check is for a manifest that was read from where one with this name and architecture should be.
+func (m Manifest) check(name string, arch sandbox.Arch) error {
+	if m.Version > manifestVersion {
+		return fmt.Errorf("it has version %d, and this build reads up to %d", m.Version, manifestVersion)
+	}
+	if m.Version < 1 {
+		return errors.New("it has no version")
+	}
+	if m.Name != name || m.Arch != arch {
+		return fmt.Errorf("it is about image %q for %q", m.Name, m.Arch)
+	}
+	if m.FS != Erofs && m.FS != Squashfs && m.FS != Ext4 {
+		return fmt.Errorf("unknown file system %q", m.FS)
+	}
+	if m.Size <= 0 {
+		return fmt.Errorf("size %d", m.Size)
+	}
+	_, err := hexOf(m.Digest)
+	return err
+}
+
+func (s *Store) manifestPath(name string, arch sandbox.Arch) string {
+	return filepath.Join(s.root, "manifests", string(arch), name+".json")
+}
+
+// readManifest returns an error that is fs.ErrNotExist when there is none, and one that names the file when it cannot be
+// used.
+func (s *Store) readManifest(name string, arch sandbox.Arch) (Manifest, error) {
+	path := s.manifestPath(name, arch)
+	f, err := os.Open(path)
+	if err != nil {
+		return Manifest{}, fmt.Errorf("read an image's manifest: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxManifest+1))
+	if err != nil {
+		return Manifest{}, fmt.Errorf("read an image's manifest: %w", err)
+	}
+	var m Manifest
+	if len(data) > maxManifest {
+		err = fmt.Errorf("it has more than %d bytes", maxManifest)
+	} else if err = json.Unmarshal(data, &m); err == nil {
+		err = m.check(name, arch)
+	}
+	if err != nil {
+		return Manifest{}, sandbox.Errorf(sandbox.Failure, "build or import the image again, or delete the file", "the manifest %s cannot be used and is left as it is: %w", path, err)
+	}
+	return m, nil
+}
+
+func (s *Store) writeManifest(m Manifest) error {
+	data, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write the manifest of image %s: %w", m.Name, err)
+	}
+	path := s.manifestPath(m.Name, m.Arch)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("write the manifest of image %s: %w", m.Name, err)
+	}
+	if err := renameio.WriteFile(path, append(data, '\n'), 0o600, renameio.WithTempDir(filepath.Dir(path))); err != nil {
+		return disk.NoSpace(filepath.Dir(path), fmt.Errorf("write the manifest of image %s: %w", m.Name, err))
+	}
+	return nil
+}
+
+// List returns the images of all architectures by name, and a line for each manifest that cannot be used.
+func (s *Store) List() (images []Manifest, problems []string, err error) {
+	for _, arch := range []sandbox.Arch{sandbox.AArch64, sandbox.X8664} {
+		entries, err := os.ReadDir(filepath.Join(s.root, "manifests", string(arch)))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("list images: %w", err)
+		}
+		for _, e := range entries {
+			name, ok := strings.CutSuffix(e.Name(), ".json")
+			if !ok || validateName(name) != nil {
+				continue // temporary files
+			}
+			m, err := s.readManifest(name, arch)
+			if err != nil {
+				problems = append(problems, err.Error())
+				continue
+			}
+			images = append(images, m)
+		}
+	}
+	return images, problems, nil
+}

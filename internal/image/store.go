@@ -1,0 +1,320 @@
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/agentkernel/agentkernel/internal/disk"
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+)
+
+// pruneAge is how old a blob that nothing names must be before Prune removes it: a sandbox that is being made right now has
+// its image but not its record yet.
+const pruneAge = time.Hour
+
+// Store is a directory of images. It has no state in memory.
+type Store struct {
+	root string
+}
+
+// Open returns the store at root, which must be an absolute path. It is made when something is put into it.
+func Open(root string) *Store { return &Store{root: root} }
+
+func (s *Store) blobDir() string { return filepath.Join(s.root, "blobs", "sha256") }
+
+// IsPath reports whether a reference to an image is a path and not a name: it has a '/' or begins with '.'.
+func IsPath(ref string) bool { return strings.Contains(ref, "/") || strings.HasPrefix(ref, ".") }
+
+// Resolve finds an image by name and architecture, or by the path of a file. A file is put into the store first (which
+// hashes it, and copies it the first time), so that it can change or go away without harm to a sandbox; what it is for is
+// not known then, and Image.Arch is empty. Errors are *sandbox.Error with a hint.
+func (s *Store) Resolve(ctx context.Context, ref string, arch sandbox.Arch) (sandbox.Image, error) {
+	if IsPath(ref) {
+		b, err := s.add(ctx, ref)
+		if err != nil {
+			return sandbox.Image{}, err
+		}
+		return sandbox.Image{Name: ref, Digest: b.digest, FS: b.fs, Path: b.path}, nil
+	}
+	m, err := s.Get(ref, arch)
+	if err != nil {
+		return sandbox.Image{}, err
+	}
+	img, err := s.OpenDigest(ctx, m.Digest)
+	if err != nil {
+		var e *sandbox.Error
+		if errors.As(err, &e) {
+			e.Message, e.Hint = fmt.Sprintf("image %q: %s", ref, e.Message), buildHint(ref, arch)
+		}
+		return sandbox.Image{}, err
+	}
+	img.Name, img.Arch = m.Name, m.Arch
+	return img, nil
+}
+
+// Get returns the manifest of an image. When there is none, the error names those that exist.
+func (s *Store) Get(name string, arch sandbox.Arch) (Manifest, error) {
+	if err := errors.Join(validateName(name), validateArch(arch)); err != nil {
+		return Manifest{}, err
+	}
+	m, err := s.readManifest(name, arch)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return m, err
+	}
+	images, _, err := s.List()
+	if err != nil {
+		return Manifest{}, err
+	}
+	var names []string
+	for _, m := range images {
+		if m.Arch == arch {
+			names = append(names, m.Name)
+		}
+	}
+	have := "none is there yet"
+	if len(names) > 0 {
+		have = "there are " + strings.Join(names, ", ")
+	}
+	return Manifest{}, sandbox.Errorf(sandbox.NotFound, buildHint(name, arch), "there is no image %q for %s; %s", name, arch, have)
+}
+
+func buildHint(name string, arch sandbox.Arch) string {
+	if slices.Contains(Recipes(), name) {
+		return fmt.Sprintf("agentkernel image build %s --arch %s makes it", name, arch)
+	}
+	return "give the path of an image file (with a '/' in it), or build one of " + strings.Join(Recipes(), ", ") + " with agentkernel image build"
+}
+
+// OpenDigest finds an image by its digest, whether a name stands for it or not. Image.Name and Image.Arch are empty.
+func (s *Store) OpenDigest(_ context.Context, digest string) (sandbox.Image, error) {
+	digits, err := hexOf(digest)
+	if err != nil {
+		return sandbox.Image{}, sandbox.Errorf(sandbox.Invalid, "", "find an image: %w", err)
+	}
+	path := filepath.Join(s.blobDir(), digits)
+	f, size, err := openRegular(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return sandbox.Image{}, sandbox.Errorf(sandbox.NotFound, "build or import it again", "the image file %s is missing", path)
+	}
+	if err != nil {
+		return sandbox.Image{}, err
+	}
+	defer f.Close()
+	fsType, err := detect(f, size)
+	if err != nil {
+		return sandbox.Image{}, sandbox.Errorf(sandbox.Failure, "delete the file, and build or import the image again", "the image file %s is damaged: %w", path, err)
+	}
+	return sandbox.Image{Digest: digest, FS: fsType, Path: path}, nil
+}
+
+// Verify reads a whole image and compares it with its digest.
+func (s *Store) Verify(ctx context.Context, name string, arch sandbox.Arch) (Manifest, error) {
+	m, err := s.Get(name, arch)
+	if err != nil {
+		return m, err
+	}
+	img, err := s.OpenDigest(ctx, m.Digest)
+	if err != nil {
+		return m, err
+	}
+	got, err := hashFile(ctx, img.Path)
+	if err != nil {
+		return m, fmt.Errorf("verify image %s: %w", name, err)
+	}
+	if got != m.Digest || img.FS != m.FS {
+		return m, sandbox.Errorf(sandbox.Failure, "delete the file, and build or import the image again", "image %q is damaged: %s has the digest %s", name, img.Path, got)
+	}
+	return m, nil
+}
+
+// Import puts a file into the store under a name, which stood for something else before, or for nothing. source is for
+// people: where the file came from.
+func (s *Store) Import(ctx context.Context, path, name string, arch sandbox.Arch, source string) (Manifest, error) {
+	if err := errors.Join(validateName(name), validateArch(arch)); err != nil {
+		return Manifest{}, err
+	}
+	b, err := s.add(ctx, path)
+	if err != nil {
+		return Manifest{}, err
+	}
+	m := Manifest{
+		Version: manifestVersion, Name: name, Arch: arch, Digest: b.digest, FS: b.fs, Size: b.size,
+		Created: time.Now().UTC().Truncate(time.Second), Source: source,
+	}
+	return m, s.writeManifest(m)
+}
+
+// Remove takes a name out of the store. The image itself stays for the sandboxes that run on it, until Prune.
+func (s *Store) Remove(name string, arch sandbox.Arch) error {
+	if err := errors.Join(validateName(name), validateArch(arch)); err != nil {
+		return err
+	}
+	err := os.Remove(s.manifestPath(name, arch))
+	if errors.Is(err, fs.ErrNotExist) {
+		_, err = s.Get(name, arch) // says what there is
+	}
+	if err != nil {
+		return fmt.Errorf("remove image %s: %w", name, err)
+	}
+	return nil
+}
+
+// Prune removes what no name stands for and inUse does not claim, if it is older than an hour, and returns how many bytes of
+// the host's disk that gave back. With a manifest that cannot be read it removes nothing: it may name anything.
+func (s *Store) Prune(inUse func(digest string) bool) (freed int64, err error) {
+	images, problems, err := s.List()
+	if err != nil {
+		return 0, err
+	}
+	if len(problems) > 0 {
+		return 0, sandbox.Errorf(sandbox.Failure, "repair or delete it first", "images cannot be pruned: %s", problems[0])
+	}
+	named := map[string]bool{}
+	for _, m := range images {
+		named[m.Digest] = true
+	}
+	entries, err := os.ReadDir(s.blobDir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, fmt.Errorf("prune images: %w", err)
+	}
+	for _, e := range entries {
+		path := filepath.Join(s.blobDir(), e.Name())
+		digest := "sha256:" + e.Name()
+		if named[digest] || inUse(digest) {
+			continue
+		}
+		info, err := e.Info()
+		if err != nil || !info.Mode().IsRegular() || time.Since(info.ModTime()) < pruneAge {
+			continue // gone already, not ours, or too new
+		}
+		n, err := disk.AllocatedBytes(path)
+		if err == nil {
+			err = os.Remove(path)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return freed, fmt.Errorf("prune images: %w", err)
+		}
+		freed += n
+	}
+	return freed, nil
+}
+
+// blob is a file of the store.
+type blob struct {
+	digest, path, fs string
+	size             int64
+}
+
+// add puts a copy of a file into the store.
+func (s *Store) add(ctx context.Context, path string) (b blob, err error) {
+	in, size, err := openRegular(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return b, sandbox.Errorf(sandbox.NotFound, "", "there is no image file %s", path)
+	}
+	if err != nil {
+		return b, sandbox.Errorf(sandbox.Invalid, "", "read the image file: %w", err)
+	}
+	defer in.Close()
+	if b.fs, err = detect(in, size); err != nil {
+		return b, sandbox.Errorf(sandbox.Invalid, "give an erofs, squashfs or ext4 file system that is complete", "%s cannot be an image: %w", path, err)
+	}
+	// The same file is likely to come again, with each sandbox that is made from it.
+	digest, err := hashReader(ctx, in)
+	if err != nil {
+		return b, fmt.Errorf("read the image file %s: %w", path, err)
+	}
+	have, err := s.OpenDigest(ctx, digest)
+	if err == nil && have.FS == b.fs {
+		now := time.Now()
+		if err := os.Chtimes(have.Path, now, now); err != nil { // Prune must see that it is wanted
+			return b, fmt.Errorf("keep the image file %s: %w", path, err)
+		}
+		b.digest, b.path, b.size = digest, have.Path, size
+		return b, nil
+	}
+	return s.copyIn(ctx, in)
+}
+
+// copyIn copies an open file into the store. It is named by the bytes of the copy, whatever happens to the file meanwhile.
+func (s *Store) copyIn(ctx context.Context, in *os.File) (b blob, err error) {
+	dir := s.blobDir()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return b, fmt.Errorf("make the image store: %w", err)
+	}
+	tmp, err := os.CreateTemp(dir, ".blob-*")
+	if err != nil {
+		return b, disk.NoSpace(dir, fmt.Errorf("store an image: %w", err))
+	}
+	defer func() {
+		_ = tmp.Close()
+		if err != nil {
+			_ = os.Remove(tmp.Name())
+		}
+	}()
+	if err := disk.CopyContents(ctx, tmp, in); err != nil {
+		return b, fmt.Errorf("store the image %s: %w", in.Name(), err)
+	}
+	return s.keep(ctx, tmp)
+}
+
+// keep gives a temporary file of the store its final name.
+func (s *Store) keep(ctx context.Context, tmp *os.File) (b blob, err error) {
+	info, err := tmp.Stat()
+	if err != nil {
+		return b, fmt.Errorf("store an image: %w", err)
+	}
+	b.size = info.Size()
+	if b.fs, err = detect(tmp, b.size); err != nil {
+		return b, fmt.Errorf("store an image that changed while it was copied: %w", err)
+	}
+	if b.digest, err = hashReader(ctx, tmp); err != nil {
+		return b, fmt.Errorf("store an image: %w", err)
+	}
+	if err := errors.Join(tmp.Chmod(0o444), tmp.Sync()); err != nil {
+		return b, disk.NoSpace(s.blobDir(), fmt.Errorf("store an image: %w", err))
+	}
+	b.path = filepath.Join(s.blobDir(), strings.TrimPrefix(b.digest, "sha256:"))
+	if err := os.Rename(tmp.Name(), b.path); err != nil {
+		return b, fmt.Errorf("store an image: %w", err)
+	}
+	return b, nil
+}
+
+func hashFile(ctx context.Context, path string) (string, error) {
+	f, _, err := openRegular(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	return hashReader(ctx, f)
+}
+
+// hashReader returns the digest of a whole file, wherever its offset is.
+func hashReader(ctx context.Context, f *os.File) (string, error) {
+	h := sha256.New()
+	buf := make([]byte, 1<<20)
+	for off := int64(0); ; {
+		if ctx.Err() != nil {
+			return "", context.Cause(ctx)
+		}
+		n, err := f.ReadAt(buf, off)
+		h.Write(buf[:n])
+		off += int64(n)
+		if errors.Is(err, io.EOF) {
+			return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+}
