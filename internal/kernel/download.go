@@ -24,6 +24,8 @@ const (
 // errStalled is why a transfer that stands still is called off.
 var errStalled = errors.New("the server sent nothing for a minute")
 
+var errNoFile = errors.New("the server has no such file (404): is there such a release?")
+
 // download fetches url into path. What path already holds is taken for the
 // beginning of the file, and only the rest is asked for, so that a transfer
 // can be resumed in a later run; the caller checks the result's digest. An
@@ -113,7 +115,7 @@ func fetchRest(ctx context.Context, client *http.Client, url string, out *os.Fil
 		}
 		return 0, fmt.Errorf("the server answered %s", res.Status)
 	case http.StatusNotFound:
-		return 0, fmt.Errorf("the server has no such file (%s): is there such a release?", res.Status)
+		return 0, errNoFile
 	default:
 		return 0, fmt.Errorf("the server answered %s", res.Status)
 	}
@@ -207,6 +209,9 @@ func fetchSmall(ctx context.Context, client *http.Client, url string, limit int6
 		return nil, fmt.Errorf("download %s: %w", url, causeOf(ctx, err))
 	}
 	defer res.Body.Close()
+	if res.StatusCode == http.StatusNotFound {
+		return nil, fmt.Errorf("download %s: %w", url, errNoFile)
+	}
 	if res.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("download %s: the server answered %s", url, res.Status)
 	}

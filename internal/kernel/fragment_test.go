@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"bytes"
+	"fmt"
 	"io/fs"
 	"strings"
 	"testing"
@@ -148,6 +149,9 @@ func TestRecipesKeepHardening(t *testing.T) {
 				if !on["CONFIG_"+s] {
 					t.Errorf("CONFIG_%s is not on", s)
 				}
+			}
+			if !on[fmt.Sprintf("CONFIG_HZ_%d", HZ)] {
+				t.Errorf("CONFIG_HZ is not %d", HZ)
 			}
 			if len(r.Patches) == 0 {
 				t.Error("there are no patches for this series")

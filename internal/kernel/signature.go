@@ -76,6 +76,8 @@ func verifySignature(ctx context.Context, keys openpgp.KeyRing, tarball string, 
 	}
 	waitErr := cmd.Wait()
 	switch {
+	case errors.Is(sigErr, io.EOF):
+		return fmt.Errorf("verify %s: what was sent as its signature is none", tarball)
 	case sigErr != nil && complaint.Len() > 0:
 		return fmt.Errorf("verify %s: %s", tarball, strings.TrimSpace(complaint.String()))
 	case sigErr != nil:

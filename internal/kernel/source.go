@@ -127,7 +127,7 @@ func (r *releaseSource) fetch(ctx context.Context, version, wantSHA256, path str
 	if wantSHA256 == "" {
 		var err error
 		if signature, err = fetchSmall(ctx, r.client, base+".tar.sign", signatureMaxBytes); err != nil {
-			return fmt.Errorf("kernel %s: %w", version, err)
+			return fetchError(version, err)
 		}
 	}
 	url := base + ".tar.xz"
@@ -135,7 +135,7 @@ func (r *releaseSource) fetch(ctx context.Context, version, wantSHA256, path str
 		r.report(Event{Phase: PhaseDownload, Done: done, Total: total, Detail: url})
 	})
 	if err != nil {
-		return fmt.Errorf("kernel %s: %w", version, err)
+		return fetchError(version, err)
 	}
 
 	r.report(Event{Phase: PhaseVerify, Detail: filepath.Base(path)})
@@ -158,6 +158,11 @@ func (r *releaseSource) fetch(ctx context.Context, version, wantSHA256, path str
 		return fmt.Errorf("keep kernel source: %w", err)
 	}
 	return nil
+}
+
+// fetchError says what a host without kernel.org can do.
+func fetchError(version string, err error) error {
+	return fmt.Errorf("kernel %s: %w\na source tarball on this host can be built instead, such as /usr/src/linux-source-6.1.tar.xz of Debian's package linux-source-6.1", version, err)
 }
 
 // fileSHA256 is the hex digest of a regular file.

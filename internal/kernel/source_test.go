@@ -131,7 +131,7 @@ func TestReleaseRefuses(t *testing.T) {
 		{name: "changed after signing", want: "not a kernel developer's", change: func(t *testing.T, m *mirror) {
 			m.files[signature] = sign(t, m.key, []byte("another text"))
 		}},
-		{name: "no signature in the file", want: "not a kernel developer's", change: func(_ *testing.T, m *mirror) {
+		{name: "no signature in the file", want: "signature is none", change: func(_ *testing.T, m *mirror) {
 			m.files[signature] = []byte("<html>maintenance</html>")
 		}},
 		{name: "no such release", want: "404", change: func(_ *testing.T, m *mirror) { delete(m.files, signature) }},

@@ -12,6 +12,11 @@ const DefaultVersion = "6.1.70"
 // localVersion is CONFIG_LOCALVERSION of the fragments; it ends `uname -r`.
 const localVersion = "-agentkernel"
 
+// HZ is the fragments' CONFIG_HZ, the kernel's ticks a second. A VMM that knows
+// the rate of the guest's TSC passes lpj=<rate in Hz / HZ>, and so spares every
+// further vCPU a calibration of its own.
+const HZ = 100
+
 // A release's number, and nothing that could leave a URL path or a file name.
 var versionForm = regexp.MustCompile(`^([0-9]{1,2}\.[0-9]{1,3})\.[0-9]{1,4}$`)
 
