@@ -16,7 +16,7 @@ import (
 )
 
 // SerialPortName is the name of the virtio-serial port that the guest agent opens.
-const SerialPortName = "agentkernel.0"
+const SerialPortName = preamble.PortName
 
 // maxLeftover bounds what may be left of an older session before the guest's answer, in bytes.
 const maxLeftover = 64 << 20

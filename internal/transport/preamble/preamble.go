@@ -16,6 +16,9 @@ import (
 	"errors"
 )
 
+// PortName is the name of the virtio-serial port that is the guest's end of the link.
+const PortName = "agentkernel.0"
+
 // Sizes in bytes.
 const (
 	TokenSize = 16

@@ -1,0 +1,128 @@
+// Akguest is the guest agent: PID 1 of every microVM. Its kernel starts it from the initramfs.
+//
+// It makes the sandbox's root file system, then answers the host on a virtio-serial port, on vsock, or both. A step of the
+// boot that fails is told on the console, and ends the microVM.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+
+	"github.com/agentkernel/agentkernel/internal/guest/agent"
+	"github.com/agentkernel/agentkernel/internal/guest/boot"
+	"github.com/agentkernel/agentkernel/internal/guest/exec"
+	"github.com/agentkernel/agentkernel/internal/guest/power"
+	"github.com/agentkernel/agentkernel/internal/guest/reaper"
+	"github.com/agentkernel/agentkernel/internal/transport/guestlink"
+	"github.com/agentkernel/agentkernel/internal/transport/preamble"
+	"github.com/agentkernel/agentkernel/internal/transport/virtioport"
+	"github.com/agentkernel/agentkernel/internal/transport/vsock"
+)
+
+// build is set by the linker: scripts/build-guest.sh.
+var build = "unknown"
+
+// port is where the agent listens, on vsock and on the serial link.
+const port = 1024
+
+func main() {
+	began := uptime()
+	if os.Getpid() != 1 {
+		fmt.Fprintln(os.Stderr, "akguest is the first process of a microVM, and does nothing elsewhere")
+		os.Exit(2)
+	}
+	err := run(began)
+	// The kernel panics when its first process ends, and resets the microVM: panic=-1.
+	fmt.Fprintln(os.Stdout, "agentkernel: cannot go on:", err)
+	os.Exit(1)
+}
+
+func run(began time.Duration) error {
+	if err := log.SetLevel("panic"); err != nil { // what the RPC library says of connections that end
+		return fmt.Errorf("silence the RPC library: %w", err)
+	}
+	params, err := boot.Begin()
+	if err != nil {
+		return err
+	}
+	r := reaper.New()
+	go r.Run()
+	listeners, failed, err := listen(params)
+	if err != nil {
+		return err
+	}
+	upper, err := boot.Root(params)
+	if err != nil {
+		return err
+	}
+	if err := boot.System(); err != nil {
+		return err
+	}
+	runner, err := exec.NewRunner(r)
+	if err != nil {
+		return err
+	}
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return fmt.Errorf("ask for the kernel's version: %w", err)
+	}
+	go func() {
+		failed <- agent.Serve(context.Background(), agent.Options{
+			Runner: runner, Identify: boot.Identify, Build: build,
+			Kernel: unix.ByteSliceToString(name.Release[:]), Arch: unix.ByteSliceToString(name.Machine[:]),
+			Init: began, Ready: uptime(),
+			Shutdown: func(grace time.Duration) { failed <- power.Off(r, upper, grace, os.Stdout) },
+		}, listeners...)
+	}()
+	return <-failed
+}
+
+// listen opens the channels that this microVM has. The serial port is opened before the disks are mounted, so that the
+// host's first bytes come in meanwhile. What ends a channel later is sent to failed.
+func listen(p boot.Params) (listeners []net.Listener, failed chan error, err error) {
+	failed = make(chan error, 4) // one for each sender, so that none waits
+	if p.Link != "" {
+		token, err := preamble.ParseToken(p.Link)
+		if err != nil {
+			return nil, nil, fmt.Errorf("read the kernel parameter agentkernel.link: %w", err)
+		}
+		serial, err := virtioport.Open("/sys", "/dev", preamble.PortName)
+		if err != nil {
+			return nil, nil, err
+		}
+		mux := new(guestlink.Mux)
+		l, err := mux.Listen(port)
+		if err != nil {
+			return nil, nil, err
+		}
+		listeners = append(listeners, l)
+		go func() { failed <- guestlink.Serve(serial, token, mux) }()
+	}
+	if vsock.Available() {
+		l, err := vsock.Listen(port)
+		if err != nil {
+			return nil, nil, err
+		}
+		listeners = append(listeners, l)
+	}
+	if len(listeners) == 0 {
+		return nil, nil, errors.New("this microVM has neither a serial link (agentkernel.link) nor vsock: the host cannot be reached")
+	}
+	return listeners, failed, nil
+}
+
+// uptime is the time since the kernel's start: CLOCK_BOOTTIME.
+func uptime() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano())
+}

@@ -1,0 +1,132 @@
+// Package agent answers the host: the guest's side of the protocol in api/guest/v1.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	guestv1 "github.com/agentkernel/agentkernel/api/guest/v1"
+	"github.com/agentkernel/agentkernel/internal/guest/exec"
+	"github.com/agentkernel/agentkernel/internal/guest/reaper"
+)
+
+// Protocol is the version that this agent speaks.
+const Protocol = 1
+
+// Capabilities names what this agent can do beyond the first version of the protocol.
+func Capabilities() []string { return []string{"exec", "signal", "shutdown"} }
+
+// Options are what an agent is made of.
+type Options struct {
+	Runner   *exec.Runner
+	Shutdown func(grace time.Duration) // ends the microVM
+	Identify func(hostname string, now time.Time) error
+	Build    string        // of the agent
+	Kernel   string        // uname -r
+	Arch     string        // uname -m
+	Init     time.Duration // since the kernel's start: when this process began
+	Ready    time.Duration // since the kernel's start: when it began to listen
+}
+
+// Serve answers on the listeners until one of them fails.
+func Serve(ctx context.Context, o Options, listeners ...net.Listener) error {
+	server, err := ttrpc.NewServer()
+	if err != nil {
+		return fmt.Errorf("make the RPC server: %w", err)
+	}
+	defer server.Close()
+	guestv1.RegisterAgentService(server, &service{o: o})
+	failed := make(chan error, len(listeners))
+	for _, l := range listeners {
+		go func() { failed <- fmt.Errorf("serve on %s: %w", l.Addr(), server.Serve(ctx, l)) }()
+	}
+	return <-failed
+}
+
+type service struct {
+	o        Options
+	shutdown sync.Once
+}
+
+// Hello takes the identity that the host gives, and says what this is.
+func (s *service) Hello(_ context.Context, req *guestv1.HelloRequest) (*guestv1.HelloResponse, error) {
+	if req.GetProtocol() < Protocol {
+		return nil, status.Errorf(codes.FailedPrecondition, "the host speaks version %d of the protocol, and the guest agent speaks %d", req.GetProtocol(), Protocol)
+	}
+	if err := s.o.Identify(req.GetHostname(), time.Unix(0, req.GetUnixNano())); err != nil {
+		return nil, err
+	}
+	return &guestv1.HelloResponse{
+		Protocol: Protocol, AgentBuild: s.o.Build, Capabilities: Capabilities(), KernelRelease: s.o.Kernel, Arch: s.o.Arch,
+		InitNs: int64(s.o.Init), ReadyNs: int64(s.o.Ready),
+	}, nil
+}
+
+// Ping answers.
+func (*service) Ping(context.Context, *guestv1.PingRequest) (*guestv1.PingResponse, error) {
+	return &guestv1.PingResponse{}, nil
+}
+
+// Signal sends a signal to a command's process group. Its error has the code NotFound when the command does not run.
+func (s *service) Signal(_ context.Context, req *guestv1.SignalRequest) (*guestv1.SignalResponse, error) {
+	if n := req.GetSignal(); n < 1 || n > 64 {
+		return nil, status.Errorf(codes.InvalidArgument, "signal %d is not one of 1 to 64", n)
+	}
+	err := s.o.Runner.Signal(req.GetId(), syscall.Signal(req.GetSignal()))
+	if errors.Is(err, reaper.ErrGone) {
+		return nil, status.Error(codes.NotFound, "no such command runs")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &guestv1.SignalResponse{}, nil
+}
+
+// Shutdown begins to end the microVM. The context of a call ends when its answer has been handed on to be written.
+func (s *service) Shutdown(ctx context.Context, req *guestv1.ShutdownRequest) (*guestv1.ShutdownResponse, error) {
+	grace := time.Duration(req.GetGraceMs()) * time.Millisecond
+	s.shutdown.Do(func() { context.AfterFunc(ctx, func() { s.o.Shutdown(grace) }) })
+	return &guestv1.ShutdownResponse{}, nil
+}
+
+// Exec runs one command. An error that it returns means that the connection is of no more use.
+func (s *service) Exec(ctx context.Context, stream guestv1.Agent_ExecServer) error {
+	req, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	start := req.GetStart()
+	if start == nil {
+		return status.Error(codes.InvalidArgument, "the first message of an exec is not its start")
+	}
+	command, err := s.o.Runner.Start(start)
+	var why *exec.Error
+	if errors.As(err, &why) {
+		return stream.Send(&guestv1.ExecResponse{Msg: &guestv1.ExecResponse_Failed{Failed: &guestv1.ExecFailed{Reason: why.Reason, Message: why.Message}}})
+	}
+	if err != nil {
+		return err
+	}
+	command.Prepare(start.GetOutputCredit(), stream.Send)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	err = stream.Send(&guestv1.ExecResponse{Msg: &guestv1.ExecResponse_Started{Started: &guestv1.ExecStarted{Pid: uint32(command.PID())}}})
+	if err != nil {
+		cancel(err)
+	}
+	go func() { cancel(command.Input(stream.Recv)) }() // ends with the call
+	exited, err := command.Run(ctx, time.Duration(start.GetTimeoutMs())*time.Millisecond, stream.Send)
+	if err != nil {
+		return err
+	}
+	return stream.Send(&guestv1.ExecResponse{Msg: &guestv1.ExecResponse_Exited{Exited: exited}})
+}

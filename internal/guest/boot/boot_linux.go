@@ -1,0 +1,197 @@
+package boot
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Begin mounts what a kernel without modules needs to show its devices, in the initramfs, and reads the parameters.
+func Begin() (Params, error) {
+	for _, m := range []mount{
+		{"proc", "/proc", "proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
+		{"sysfs", "/sys", "sysfs", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
+		{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID, "mode=0755"},
+	} {
+		if err := m.do(); err != nil {
+			return Params{}, err
+		}
+	}
+	line, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return Params{}, fmt.Errorf("read the kernel parameters: %w", err)
+	}
+	return ParseCmdline(string(line))
+}
+
+// Where disks are mounted in the initramfs; the directories are in it (package initramfs of the host).
+const (
+	lowerDir   = "/lower"
+	upperDir   = "/upper"
+	projectDir = "/project"
+	newRoot    = "/root"
+)
+
+// Root lays the upper disk over the image, and the project under /workspace when there is one, and makes it the root of this
+// process and of all that it starts. It returns a descriptor of the directory where the upper disk is mounted, outside
+// the new root, and -1 when there is an error. The initramfs is left behind mounted: all that is in it is this program.
+func Root(p Params) (upper int, err error) {
+	disks, err := findDisks("/sys/block", "/dev")
+	if err != nil {
+		return -1, err
+	}
+	if err := mountDisk(p, disks, roleRoot, lowerDir); err != nil {
+		return -1, err
+	}
+	if err := mountDisk(p, disks, roleUpper, upperDir); err != nil {
+		return -1, err
+	}
+	if err := overlay("root", lowerDir, newRoot); err != nil {
+		return -1, err
+	}
+	if _, ok := p.disk(roleWorkspace); ok {
+		if err := mountDisk(p, disks, roleWorkspace, projectDir); err != nil {
+			return -1, err
+		}
+		if err := makeDir(newRoot+"/workspace", 0o755); err != nil {
+			return -1, err
+		}
+		if err := overlay("workspace", projectDir, newRoot+"/workspace"); err != nil {
+			return -1, err
+		}
+	}
+	upper, err = unix.Open(upperDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open %s: %w", upperDir, err)
+	}
+	return upper, enter(newRoot)
+}
+
+// enter makes dir, a mount, the root: as pivot_root(2) says for an initramfs, which cannot be pivoted away.
+func enter(dir string) error {
+	if err := unix.Chdir(dir); err != nil {
+		return fmt.Errorf("enter the root file system: %w", err)
+	}
+	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("move the root file system: %w", err)
+	}
+	if err := unix.Chroot("."); err != nil {
+		return fmt.Errorf("enter the root file system: %w", err)
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return fmt.Errorf("enter the root file system: %w", err)
+	}
+	return nil
+}
+
+func mountDisk(p Params, devices map[string]string, role, target string) error {
+	d, ok := p.disk(role)
+	if !ok {
+		return fmt.Errorf("the kernel parameters name no disk %s (agentkernel.disk=%s:<fs>:<ro|rw>)", role, role)
+	}
+	device, ok := devices[role]
+	if !ok {
+		return fmt.Errorf("the microVM has no disk with the serial %s", role)
+	}
+	m := mount{device, target, d.FS, unix.MS_NOATIME | unix.MS_NODEV, ""}
+	if d.ReadOnly {
+		m.flags |= unix.MS_RDONLY
+	}
+	if d.FS == "ext4" && !d.ReadOnly {
+		// A new disk is zero everywhere, so its inode tables need no writing; what is deleted is given back to the host.
+		m.options = "noinit_itable,discard"
+	}
+	return m.do()
+}
+
+// findDisks returns the device of each virtio-blk disk by its serial.
+func findDisks(block, dev string) (map[string]string, error) {
+	entries, err := os.ReadDir(block)
+	if err != nil {
+		return nil, fmt.Errorf("look for disks: %w", err)
+	}
+	found := make(map[string]string, len(entries))
+	for _, e := range entries {
+		serial, err := os.ReadFile(filepath.Join(block, e.Name(), "serial"))
+		if err == nil && len(serial) > 0 {
+			found[strings.TrimRight(string(serial), "\n\x00")] = filepath.Join(dev, e.Name())
+		}
+	}
+	return found, nil
+}
+
+// overlay mounts lower with a directory of the upper disk over it: Documentation/filesystems/overlayfs.rst of Linux. Whole
+// directories can be renamed in it, as on any other file system.
+func overlay(name, lower, target string) error {
+	dir := filepath.Join(upperDir, name)
+	upper, work := dir+"/upper", dir+"/work"
+	if err := makeDir(dir, 0o700); err != nil {
+		return err
+	}
+	if err := makeDir(work, 0o700); err != nil {
+		return err
+	}
+	if err := makeLike(upper, lower); err != nil {
+		return err
+	}
+	options := "lowerdir=" + lower + ",upperdir=" + upper + ",workdir=" + work + ",redirect_dir=on"
+	return mount{"overlay", target, "overlay", unix.MS_NOATIME, options}.do()
+}
+
+// makeLike makes a directory with the mode and owner of another, unless it exists.
+func makeLike(dir, model string) error {
+	err := unix.Mkdir(dir, 0o700)
+	if errors.Is(err, unix.EEXIST) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("make %s: %w", dir, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(model, &st); err != nil {
+		return fmt.Errorf("look at %s: %w", model, err)
+	}
+	if err := unix.Chown(dir, int(st.Uid), int(st.Gid)); err != nil {
+		return fmt.Errorf("give %s its owner: %w", dir, err)
+	}
+	if err := unix.Chmod(dir, st.Mode&0o7777); err != nil {
+		return fmt.Errorf("give %s its mode: %w", dir, err)
+	}
+	return nil
+}
+
+func makeDir(dir string, mode uint32) error {
+	if err := unix.Mkdir(dir, mode); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("make %s: %w", dir, err)
+	}
+	return nil
+}
+
+type mount struct {
+	source, target, fs string
+	flags              uintptr
+	options            string
+}
+
+func (m mount) do() error {
+	if err := unix.Mount(m.source, m.target, m.fs, m.flags, m.options); err != nil {
+		return fmt.Errorf("mount %s (%s) on %s: %w", m.source, m.fs, m.target, err)
+	}
+	return nil
+}
+
+// doIn mounts in the image's own tree, where the target may be missing.
+func (m mount) doIn(mode uint32) error {
+	err := m.do()
+	if errors.Is(err, unix.ENOENT) {
+		if err := makeDir(m.target, mode); err != nil {
+			return err
+		}
+		err = m.do()
+	}
+	return err
+}

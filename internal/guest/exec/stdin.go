@@ -1,0 +1,109 @@
+package exec
+
+import (
+	"errors"
+	"os"
+	"sync"
+)
+
+// Credit for stdin, in bytes: what may be under way to a command at once, and how much is granted at a time after that.
+const (
+	stdinWindow = 128 << 10
+	stdinGrant  = stdinWindow / 4
+)
+
+var errStdinFlood = errors.New("more stdin came than was asked for")
+
+// stdin is the pipe that a command reads from, with what waits for it.
+type stdin struct {
+	file  *os.File
+	grant func(bytes uint32) error
+
+	mu      sync.Mutex
+	changed sync.Cond
+	waiting []byte
+	room    int  // bytes that may still come
+	closed  bool // no more comes
+}
+
+func newStdin(file *os.File, grant func(uint32) error) *stdin {
+	s := &stdin{file: file, grant: grant}
+	s.changed.L = &s.mu
+	return s
+}
+
+// put takes what came for the command.
+func (s *stdin) put(p []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	if len(p) > s.room {
+		return errStdinFlood
+	}
+	s.room -= len(p)
+	s.waiting = append(s.waiting, p...)
+	s.changed.Signal()
+	return nil
+}
+
+// close says that no more comes; the command gets what waits, and then the end of its input.
+func (s *stdin) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	s.changed.Signal()
+}
+
+// abort ends a pump that waits for the command to read.
+func (s *stdin) abort() {
+	s.close()
+	_ = s.file.Close()
+}
+
+// pump asks for stdin and writes it to the command until its end. When the command closes its stdin, no more is asked for.
+func (s *stdin) pump() error {
+	defer s.file.Close()
+	if err := s.give(stdinWindow); err != nil {
+		return err
+	}
+	var spare []byte
+	taken := 0
+	for {
+		p, ok := s.take(spare)
+		if !ok {
+			return nil
+		}
+		if _, err := s.file.Write(p); err != nil {
+			s.close()
+			return nil // EPIPE, or the command's end
+		}
+		spare = p[:0]
+		if taken += len(p); taken >= stdinGrant {
+			if err := s.give(taken); err != nil {
+				return err
+			}
+			taken = 0
+		}
+	}
+}
+
+// take waits for stdin and takes all that has come. It leaves spare in its place.
+func (s *stdin) take(spare []byte) ([]byte, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.waiting) == 0 && !s.closed {
+		s.changed.Wait()
+	}
+	p := s.waiting
+	s.waiting = spare
+	return p, len(p) > 0
+}
+
+func (s *stdin) give(n int) error {
+	s.mu.Lock()
+	s.room += n
+	s.mu.Unlock()
+	return s.grant(uint32(n))
+}
