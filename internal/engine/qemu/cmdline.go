@@ -73,10 +73,11 @@ func (c *command) args() []string {
 		"-M", c.machine(), "-accel", c.accelerator(), "-cpu", c.cpu(),
 		"-smp", strconv.Itoa(c.spec.VCPUs), "-m", strconv.Itoa(c.spec.MemoryMiB)+"M",
 		"-global", "virtio-mmio.force-legacy=false",
-		"-chardev", listener("qmp", qmpFD), "-mon", "chardev=qmp,mode=control",
-		"-chardev", listener("console", consoleFD), "-serial", "chardev:console",
+		"-chardev", listener("qmp", qmpFD, "off"), "-mon", "chardev=qmp,mode=control",
+		// QEMU has the console's first connection before the guest runs. It waits in the socket already.
+		"-chardev", listener("console", consoleFD, "on"), "-serial", "chardev:console",
 		// Port 0 is for a console. Each port that there could be costs the guest two queues: 2 instead of 31.
-		"-chardev", listener("link", linkFD), "-device", "virtio-serial-device,max_ports=2",
+		"-chardev", listener("link", linkFD, "off"), "-device", "virtio-serial-device,max_ports=2",
 		"-device", "virtserialport,chardev=link,nr=1,name="+linkPort,
 	)
 	for _, d := range c.spec.Disks {
@@ -131,9 +132,10 @@ func (c *command) cpu() string {
 	return "max,-erms,-fsrm,-svm"
 }
 
-// listener is a chardev on a listening socket that QEMU was started with.
-func listener(id string, fd int) string {
-	return fmt.Sprintf("socket,id=%s,fd=%d,server=on,wait=off", id, fd)
+// listener is a chardev on a listening socket that QEMU was started with. wait says whether QEMU waits for the first
+// connection.
+func listener(id string, fd int, wait string) string {
+	return fmt.Sprintf("socket,id=%s,fd=%d,server=on,wait=%s", id, fd, wait)
 }
 
 // blockdev is a raw disk image. Writes go to the host's page cache, so what the guest has written survives the death of

@@ -1,8 +1,10 @@
 package qemu
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -90,6 +92,14 @@ func (f runtimeFiles) openOutput() (*os.File, error) {
 		return nil, fmt.Errorf("open the VMM's output: %w", err)
 	}
 	return ours, nil
+}
+
+func (f runtimeFiles) dialConsole(ctx context.Context) (io.ReadCloser, error) {
+	conn, err := unixsock.Dial(ctx, f.console)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the console: %w", err)
+	}
+	return conn, nil
 }
 
 func closeAll(files []*os.File) {

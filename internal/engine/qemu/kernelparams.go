@@ -39,7 +39,8 @@ func (c *command) kernelParameters() string {
 func (c *command) x86Parameters() []string {
 	p := []string{
 		"console=ttyS0", "8250.nr_uarts=1",
-		"reboot=t", // there is no ACPI; a triple fault resets at once
+		"earlyprintk=serial,ttyS0,115200", // until the console is there: a kernel that fails earlier would say nothing
+		"reboot=t",                        // there is no ACPI; a triple fault resets at once
 	}
 	if c.spec.Kernel.LAPICTimer {
 		p = append(p, "lapic_timer_khz="+strconv.Itoa(lapicTimerKHz))

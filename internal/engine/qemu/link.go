@@ -40,7 +40,6 @@ type link struct {
 	life    context.Context // ends with the VMM
 	turn    chan struct{}   // holds one token: the right to use current
 	current session
-	closed  bool
 }
 
 func newLink(life context.Context, socket string, token [tokenSize]byte, begin dialSession) *link {
@@ -71,8 +70,8 @@ func (l *link) session(ctx context.Context) (session, error) {
 		return nil, err
 	}
 	defer l.give()
-	if l.closed {
-		return nil, context.Cause(l.life)
+	if err := context.Cause(l.life); err != nil {
+		return nil, err
 	}
 	if l.current != nil {
 		select {
@@ -106,11 +105,10 @@ func (l *link) take(ctx context.Context) error {
 
 func (l *link) give() { l.turn <- struct{}{} }
 
-// close ends the session for good. A dial that is under way must end by itself: its context or life must be over.
+// close ends the session. It is called when life is over, so that no other session follows.
 func (l *link) close() {
 	<-l.turn
 	defer l.give()
-	l.closed = true
 	if l.current != nil {
 		_ = l.current.Close()
 		l.current = nil

@@ -52,12 +52,26 @@ var (
 	_ sandbox.Stager  = (*machine)(nil)
 )
 
-// attach takes a running QEMU under control: its console, its monitor, its end. output is where QEMU's own messages
-// arrive. On error the process runs on and output is closed.
-func (e *Engine) attach(ctx context.Context, proc *process.Process, rec sandbox.MachineRecord, spec sandbox.MachineSpec, logs logFiles, output io.ReadCloser) (*machine, error) {
+// streams are what a QEMU writes to: our ends.
+type streams struct {
+	console io.ReadCloser // the guest's
+	output  io.ReadCloser // QEMU's own stdout and stderr
+}
+
+func (s streams) close() {
+	for _, c := range []io.Closer{s.console, s.output} {
+		if c != nil {
+			c.Close()
+		}
+	}
+}
+
+// attach takes a running QEMU under control: its streams, its monitor, its end. It owns the streams; on error the process
+// runs on and they are closed.
+func (e *Engine) attach(ctx context.Context, proc *process.Process, rec sandbox.MachineRecord, spec sandbox.MachineSpec, logs logFiles, s streams) (*machine, error) {
 	token, err := parseToken(rec.LinkToken)
 	if err != nil {
-		output.Close()
+		s.close()
 		return nil, err
 	}
 	m := &machine{
@@ -67,19 +81,13 @@ func (e *Engine) attach(ctx context.Context, proc *process.Process, rec sandbox.
 	}
 	m.life, m.endLife = context.WithCancelCause(context.Background())
 	m.link = newLink(m.life, m.files.link, token, e.dialSession)
-	console, err := unixsock.Dial(ctx, m.files.console)
-	if err != nil {
-		output.Close()
-		return nil, fmt.Errorf("connect to the console: %w", err)
-	}
 	m.monitor, err = m.connectMonitor(ctx)
 	if err != nil {
-		console.Close()
-		output.Close()
+		s.close()
 		return nil, err
 	}
-	m.console = startRecorder(console, m.consoleLog, m.log)
-	m.output = startRecorder(output, m.outputLog, m.log)
+	m.console = startRecorder(s.console, m.consoleLog, m.log)
+	m.output = startRecorder(s.output, m.outputLog, m.log)
 	go m.watch()
 	return m, nil
 }
@@ -152,7 +160,7 @@ func (m *machine) describeExit() sandbox.Exit {
 	if reason != "" && reason != "guest-reset" { // a reset is how a guest of ours ends itself
 		detail = append(detail, "QEMU's reason is "+reason)
 	}
-	if said := lastLines(m.outputLog.tail(4096), 4); said != "" {
+	if said := lastLines(complaints(m.outputLog.tail(4096)), 4); said != "" {
 		detail = append(detail, "QEMU said: "+said)
 	}
 	return sandbox.Exit{Code: status.Code, Signal: status.Signal, Detail: strings.Join(detail, "; ")}

@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"log/slog"
@@ -54,8 +55,11 @@ func (r *recorder) stop() {
 	<-r.done
 }
 
-// lastLines returns the last lines of output in one line, fit to be shown: at most max lines, each cut at 200 bytes, only
-// printable ASCII.
+// maxShown is how much of a line is shown, in bytes: its end, as what was wrong comes last in what QEMU says.
+const maxShown = 300
+
+// lastLines returns the last lines of output in one line, fit to be shown: at most max lines, none longer than maxShown,
+// only printable ASCII.
 func lastLines(output []byte, max int) string {
 	var lines []string
 	for line := range strings.SplitSeq(string(output), "\n") {
@@ -66,10 +70,21 @@ func lastLines(output []byte, max int) string {
 			return r
 		}, line)
 		if line = strings.TrimSpace(line); line != "" {
-			lines = append(lines, line[:min(len(line), 200)])
+			lines = append(lines, line[len(line)-min(len(line), maxShown):])
 		}
 	}
 	return strings.Join(lines[len(lines)-min(len(lines), max):], "; ")
+}
+
+// complaints returns what QEMU said, without what it says in passing.
+func complaints(output []byte) []byte {
+	var kept []byte
+	for line := range bytes.Lines(output) {
+		if !bytes.Contains(line, []byte(": info: ")) {
+			kept = append(kept, line...)
+		}
+	}
+	return kept
 }
 
 // kernelPanic returns the line in which a Linux kernel says that it panicked, or "". Whoever is root in the guest can

@@ -1,0 +1,142 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/agentkernel/agentkernel/internal/process"
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+)
+
+// Launch starts a QEMU for spec. It returns when QEMU answers on its monitor, which is when it has taken its memory, its
+// disks and the kernel; the guest boots meanwhile. What QEMU says when it cannot is in the error.
+func (e *Engine) Launch(ctx context.Context, spec sandbox.MachineSpec) (sandbox.Machine, error) {
+	cmd, err := e.prepare(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	m, err := e.launch(ctx, cmd)
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// logFiles are the two logs of a microVM.
+type logFiles struct{ console, output *boundedLog }
+
+func openLogs(dir string, fresh bool) (logFiles, error) {
+	console, err := openLog(filepath.Join(dir, "console.log"), maxConsoleLog, fresh)
+	if err != nil {
+		return logFiles{}, err
+	}
+	output, err := openLog(filepath.Join(dir, "vmm.log"), maxVMMLog, fresh)
+	if err != nil {
+		console.Close()
+		return logFiles{}, err
+	}
+	return logFiles{console: console, output: output}, nil
+}
+
+func (l logFiles) close() {
+	l.console.Close()
+	l.output.Close()
+}
+
+func (e *Engine) launch(ctx context.Context, cmd *command) (m *machine, err error) {
+	spec := cmd.spec
+	files := runtimeFilesIn(spec.RuntimeDir)
+	logs, err := openLogs(spec.LogDir, true)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if m == nil {
+			logs.close()
+			err = errors.Join(err, files.remove())
+		}
+	}()
+	begin := time.Now()
+	proc, streams, err := spawn(ctx, cmd, files)
+	if err != nil {
+		return nil, err
+	}
+	forked := time.Now()
+	id := proc.Identity()
+	rec := sandbox.MachineRecord{
+		Engine: engineName, Accelerator: cmd.accel, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID, LinkToken: cmd.token,
+	}
+	m, err = e.attach(ctx, proc, rec, spec, logs, streams)
+	if err != nil {
+		m = nil
+		return nil, errors.Join(err, killAndWait(ctx, proc))
+	}
+	if err := m.started(ctx); err != nil {
+		return m, errors.Join(err, m.Kill(context.WithoutCancel(ctx)))
+	}
+	m.stages = []sandbox.Stage{{Name: "fork", Duration: forked.Sub(begin)}, {Name: "vmm-init", Duration: time.Since(forked)}}
+	e.log.Debug("launched", "sandbox", spec.ID, "pid", id.PID, "accelerator", cmd.accel)
+	return m, nil
+}
+
+// spawn starts QEMU, with its console connected.
+func spawn(ctx context.Context, cmd *command, files runtimeFiles) (proc *process.Process, s streams, err error) {
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	ends, err := files.listen()
+	if err != nil {
+		return nil, s, err
+	}
+	// With these the sockets would outlive QEMU.
+	defer closeAll(ends)
+	theirs, ours, err := files.makeOutput()
+	if err != nil {
+		return nil, s, err
+	}
+	s.output = ours
+	defer theirs.Close()
+	if s.console, err = files.dialConsole(ctx); err != nil {
+		return nil, s, err
+	}
+	proc, err = process.Start(process.Spec{
+		Path: cmd.bin.path, Args: append([]string{cmd.bin.path}, cmd.args()...), Dir: cmd.spec.RuntimeDir,
+		Env:    []string{"PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C"},
+		Output: theirs, Files: ends,
+	})
+	return proc, s, err
+}
+
+// started waits until QEMU answers.
+func (m *machine) started(ctx context.Context) error {
+	select {
+	case <-m.monitor.ready:
+		return nil
+	case <-m.monitor.done:
+	case <-ctx.Done():
+		return fmt.Errorf("wait for QEMU: %w", context.Cause(ctx))
+	}
+	// Its monitor is closed: either it ends, or it does not speak QMP.
+	timeout, cancel := context.WithTimeout(ctx, killTimeout)
+	defer cancel()
+	select {
+	case <-m.done:
+	case <-timeout.Done():
+		return fmt.Errorf("talk to QEMU: %w", m.monitor.err)
+	}
+	select {
+	case <-m.monitor.ready:
+		return nil // it ran, and the guest has ended already: Done and Exit say so
+	default:
+	}
+	detail := m.exit.Detail
+	if detail == "" {
+		detail = fmt.Sprintf("it ended with code %d %s", m.exit.Code, m.exit.Signal)
+	}
+	return sandbox.Errorf(sandbox.Failure, hintFor(detail), "start QEMU: %s", detail)
+}

@@ -1,0 +1,57 @@
+package qemu
+
+import (
+	"bytes"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// A guest that prints without end fills neither the disk nor the daemon's memory, and is never made to wait.
+func TestRecorderIsBounded(t *testing.T) {
+	const max = 64 << 10
+	path := filepath.Join(t.TempDir(), "console.log")
+	to, err := openLog(path, max, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.Close()
+	ours, guest := io.Pipe()
+	r := startRecorder(ours, to, slog.New(slog.DiscardHandler))
+	chunk := bytes.Repeat([]byte("all work and no play\n"), 100)
+	for range 500 {
+		if _, err := guest.Write(chunk); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(path); err != nil || info.Size() > max {
+			t.Fatalf("%d bytes, %v", info.Size(), err)
+		}
+	}
+	guest.Close()
+	r.wait()
+	if info, err := os.Stat(path); err != nil || info.Size() < max/3 {
+		t.Errorf("%d bytes, %v; want the end of it", info.Size(), err)
+	}
+}
+
+// A log that cannot be written loses the output and does not hold up the guest.
+func TestRecorderGoesOnWithoutLog(t *testing.T) {
+	to, err := openLog(filepath.Join(t.TempDir(), "console.log"), 1000, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to.Close()
+	ours, guest := io.Pipe()
+	r := startRecorder(ours, to, slog.New(slog.DiscardHandler))
+	for range 10 {
+		if _, err := guest.Write(make([]byte, 4096)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.stop()
+	if _, err := guest.Write([]byte("x")); err == nil {
+		t.Error("a stopped recorder still reads")
+	}
+}
