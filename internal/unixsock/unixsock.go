@@ -27,7 +27,7 @@ const staleTimeout = time.Second
 type Listener struct {
 	*net.UnixListener
 	path string
-	ino  uint64
+	ino  uint64 // of the file; a bound socket keeps its inode, so no other file has that number meanwhile
 }
 
 // Listen makes the socket file path with mode 0600 and listens on it. A socket file that is there already is replaced when

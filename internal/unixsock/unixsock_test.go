@@ -177,7 +177,27 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	echo(t, l)
-	dead.Close() // must not remove what is not its own
+	checkEcho(t, path)
+}
+
+// A listener whose file was removed and made anew by another does not remove what is not its own.
+func TestCloseLeavesAnothersSocket(t *testing.T) {
+	path := filepath.Join(privateDir(t), "s")
+	old, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	echo(t, l)
+	if err := old.Close(); err != nil {
+		t.Error(err)
+	}
 	checkEcho(t, path)
 }
 
