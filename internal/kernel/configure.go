@@ -94,7 +94,7 @@ func enoughRoom(dir string, want uint64) error {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return fmt.Errorf("ask for the free space of %s: %w", dir, err)
 	}
-	if free := uint64(st.Bavail) * uint64(st.Bsize); free < want {
+	if free := st.Bavail * uint64(st.Bsize); free < want {
 		return fmt.Errorf("building a kernel needs %d MiB in %s, of which %d MiB are free", want>>20, dir, free>>20)
 	}
 	return nil

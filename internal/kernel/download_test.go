@@ -113,10 +113,10 @@ func TestDownloadRefuses(t *testing.T) {
 		handler    http.HandlerFunc
 	}{
 		{"404", "no such file", nil, http.NotFound},
-		{"500", "500", nil, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }},
+		{"500", "500", nil, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }},
 		{"truncated before anything came", "broke off", nil, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "10")
-			w.WriteHeader(200)
+			w.WriteHeader(http.StatusOK)
 			w.(http.Flusher).Flush()
 			panic(http.ErrAbortHandler)
 		}},
