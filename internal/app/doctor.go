@@ -48,7 +48,7 @@ func Doctor(ctx context.Context, dirs paths.Dirs) ([]Check, error) {
 		}
 		checks = append(checks, check)
 	}
-	checks = append(checks, kernelCheck(dirs), imageCheck(ctx, dirs))
+	checks = append(checks, kernelCheck(dirs), imageCheck(dirs))
 	for _, tool := range []struct{ program, pkg, purpose string }{
 		{"mke2fs", "e2fsprogs", "makes the disks of sandboxes"},
 		{"mkfs.erofs", "erofs-utils", "builds images"},
@@ -82,18 +82,14 @@ func kernelCheck(dirs paths.Dirs) Check {
 	return check
 }
 
-func imageCheck(ctx context.Context, dirs paths.Dirs) Check {
+func imageCheck(dirs paths.Dirs) Check {
 	check := Check{Name: "image base", Needed: true, Fix: "agentkernel image build base (apt-get install busybox-static erofs-utils)"}
-	store, err := image.OpenStore(dirs.Images())
-	if err == nil {
-		var img sandbox.Image
-		if img, err = store.Resolve(ctx, sandbox.DefaultImage, hostArch()); err == nil {
-			check.OK, check.Detail = true, img.Digest
-		}
-	}
+	m, err := image.Open(dirs.Images()).Get(sandbox.DefaultImage, hostArch())
 	if err != nil {
 		check.Detail = err.Error()
+		return check
 	}
+	check.OK, check.Detail = true, m.Digest
 	return check
 }
 

@@ -59,10 +59,7 @@ func build(dirs paths.Dirs, log *slog.Logger) (*system, error) {
 	if err != nil {
 		return nil, err
 	}
-	images, err := image.OpenStore(dirs.Images())
-	if err != nil {
-		return nil, err
-	}
+	images := image.Open(dirs.Images())
 	kernels, err := kernel.OpenStore(dirs.Kernels())
 	if err != nil {
 		return nil, err
@@ -74,7 +71,7 @@ func build(dirs paths.Dirs, log *slog.Logger) (*system, error) {
 			Log: log, Store: sandboxes, Engine: list[0], RuntimeDir: dirs.Runtime,
 			Host: sandbox.Host{MemoryMiB: info.MemoryMiB}, HostArch: hostArch(),
 			ResolveImage: images.Resolve,
-			OpenImage:    images.Open,
+			OpenImage:    images.OpenDigest,
 			Kernel:       func(arch sandbox.Arch) (sandbox.KernelImage, error) { return latestKernel(kernels, arch) },
 			Initrd: func(ctx context.Context, arch sandbox.Arch) (string, error) {
 				return initramfs.Path(ctx, filepath.Join(dirs.Cache(), "initramfs"), arch)
