@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -49,7 +50,8 @@ func RunDaemon(ctx context.Context, o DaemonOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	defer lock.Unlock()
+	// The lock is let go by the end of the process and not before: whoever gets it knows that this one is gone.
+	defer runtime.KeepAlive(lock)
 
 	// Requests end when the daemon does.
 	ctx, cancel := context.WithCancel(ctx)

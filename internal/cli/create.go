@@ -114,7 +114,9 @@ func (f *createFlags) load() (config.File, error) {
 	return config.Load(path)
 }
 
-func isPath(image string) bool { return strings.ContainsRune(image, '/') || strings.HasPrefix(image, ".") }
+func isPath(image string) bool {
+	return strings.ContainsRune(image, '/') || strings.HasPrefix(image, ".")
+}
 
 // mebibytes parses a size such as 512M or 2G; a bare number is MiB.
 func mebibytes(flag, s string) (int, error) {

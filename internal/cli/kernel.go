@@ -170,4 +170,3 @@ func (p *progress) end() {
 		fmt.Fprintln(p.w)
 	}
 }
-

@@ -155,26 +155,21 @@ func (x *Exec) Signal(ctx context.Context, signal uint32) error {
 	return client.Signal(ctx, x.id, signal)
 }
 
-// explain says whether the end of the microVM is behind err. The link breaks in the same moment as the VMM ends, so its
-// end is waited for a little.
+// explain says whether the end of the microVM is behind err. The link breaks in the same moment as the VMM ends.
 func (x *Exec) explain(err error) error {
 	if x.closed.Load() {
 		return err
 	}
 	name := x.b.record().Spec.Name
-	timer := time.NewTimer(2 * time.Second)
-	defer timer.Stop()
-	select {
-	case <-x.watched:
-		reason := x.b.record().Reason
-		if reason == "" {
-			reason = "it was stopped"
-		}
-		return sandbox.Errorf(sandbox.Failure, fmt.Sprintf("agentkernel logs %s shows its console; agentkernel start %s starts it again", name, name),
-			"the microVM of sandbox %q ended while a command ran: %s", name, reason)
-	case <-timer.C:
+	if !ended(x.watched) {
 		return sandbox.Errorf(sandbox.Failure, "", "run a command in sandbox %q: %w", name, err)
 	}
+	reason := x.b.record().Reason
+	if reason == "" {
+		reason = "it was stopped"
+	}
+	return sandbox.Errorf(sandbox.Failure, fmt.Sprintf("agentkernel logs %s shows its console; agentkernel start %s starts it again", name, name),
+		"the microVM of sandbox %q ended while a command ran: %s", name, reason)
 }
 
 func (m *Manager) timeFirstExec(b *box, took time.Duration) {

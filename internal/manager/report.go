@@ -42,15 +42,26 @@ func (c *stageClock) boot(info guestrpc.Info) {
 
 // explain returns why a microVM did not become ready: the end of the VMM or the deadline, when one of them is behind err.
 func explain(ctx context.Context, machine sandbox.Machine, err error) error {
-	select {
-	case <-machine.Done():
-		return fmt.Errorf("the microVM ended before its guest agent answered (%s)", exitReason(machine.Exit()))
-	default:
-	}
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
 	}
+	// The link breaks in the same moment as the VMM ends.
+	if ended(machine.Done()) {
+		return fmt.Errorf("the microVM ended before its guest agent answered (%s)", exitReason(machine.Exit()))
+	}
 	return err
+}
+
+// ended waits a little for a channel that is about to be closed.
+func ended(done <-chan struct{}) bool {
+	timer := time.NewTimer(2 * time.Second)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timer.C:
+		return false
+	}
 }
 
 func exitReason(e sandbox.Exit) string {
@@ -71,7 +82,7 @@ func exitReason(e sandbox.Exit) string {
 
 // consoleTail returns the last lines of a console log, for an error message, with what could harm a terminal taken out.
 func consoleTail(path string) string {
-	const maxBytes, maxLines = 4096, 15
+	const maxBytes, maxLines = 8192, 60
 	f, err := os.Open(path)
 	if err != nil {
 		return "; there is no console output"

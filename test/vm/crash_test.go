@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"crypto/rand"
 	"fmt"
 	"io"
 	"os"
@@ -186,7 +187,7 @@ func TestCorruptRecord(t *testing.T) {
 			if data, _ := os.ReadFile(path); string(data) != content {
 				t.Errorf("%s was changed", path)
 			}
-			h.ok("daemon", "stop")
+			h.run("daemon", "stop") // the first of these ends it
 			if err := os.WriteFile(path, original, 0o600); err != nil {
 				t.Error(err)
 			}
@@ -220,21 +221,24 @@ func (h *home) recordOf(name string) string {
 
 // The disk is full: create fails, says so, and leaves nothing behind.
 func TestDiskFull(t *testing.T) {
-	h := newHome(t)
-	state := filepath.Join(h.dir, "state")
+	dir := t.TempDir()
+	state := filepath.Join(dir, "state")
 	if err := os.Mkdir(state, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=4m,mode=700", "tmpfs", state).CombinedOutput(); err != nil {
 		t.Skipf("a small file system cannot be mounted here (needs root): %s", out)
 	}
-	t.Cleanup(func() { // after the home's own
+	t.Cleanup(func() {
 		if err := syscall.Unmount(state, 0); err != nil {
 			t.Error(err)
 		}
 	})
+	h := newHomeIn(t, dir)
 	project := t.TempDir()
-	if err := os.WriteFile(filepath.Join(project, "big"), make([]byte, 8<<20), 0o600); err != nil {
+	noise := make([]byte, 8<<20) // holes would take no room
+	_, _ = rand.Read(noise)
+	if err := os.WriteFile(filepath.Join(project, "big"), noise, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	h.fails(125, []string{"no space left"}, "create", "a", "--project", project)

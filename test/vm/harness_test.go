@@ -61,7 +61,12 @@ type home struct {
 
 func newHome(t *testing.T) *home {
 	t.Helper()
-	h := &home{t: t, dir: t.TempDir()}
+	return newHomeIn(t, t.TempDir())
+}
+
+func newHomeIn(t *testing.T, dir string) *home {
+	t.Helper()
+	h := &home{t: t, dir: dir}
 	if err := os.Symlink(hostData, filepath.Join(h.dir, "data")); err != nil {
 		t.Fatal(err)
 	}
