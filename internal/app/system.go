@@ -16,7 +16,6 @@ import (
 	"github.com/agentkernel/agentkernel/internal/hostvirt"
 	"github.com/agentkernel/agentkernel/internal/icount"
 	"github.com/agentkernel/agentkernel/internal/image"
-	"github.com/agentkernel/agentkernel/internal/initramfs"
 	"github.com/agentkernel/agentkernel/internal/kernel"
 	"github.com/agentkernel/agentkernel/internal/manager"
 	"github.com/agentkernel/agentkernel/internal/paths"
@@ -73,9 +72,7 @@ func build(dirs paths.Dirs, log *slog.Logger) (*system, error) {
 			ResolveImage: images.Resolve,
 			OpenImage:    images.OpenDigest,
 			Kernel:       func(arch sandbox.Arch) (sandbox.KernelImage, error) { return latestKernel(kernels, arch) },
-			Initrd: func(ctx context.Context, arch sandbox.Arch) (string, error) {
-				return initramfs.Path(ctx, filepath.Join(dirs.Cache(), "initramfs"), arch)
-			},
+			Initrd:       (&initrds{dir: filepath.Join(dirs.Cache(), "initramfs")}).path,
 			CreateUpper: func(ctx context.Context, path string, sizeMiB int) error {
 				return disk.Create(ctx, filepath.Join(dirs.Cache(), "disks"), path, sizeMiB)
 			},

@@ -91,8 +91,11 @@ func kernelListCommand(e *env) *cobra.Command {
 				return err
 			}
 			list, err := store.List()
-			if err != nil {
+			if err != nil && len(list) == 0 {
 				return err
+			}
+			if err != nil { // some are damaged, the others are there all the same
+				fmt.Fprintln(e.errOut, "agentkernel: warning:", err)
 			}
 			if e.json {
 				if list == nil {
