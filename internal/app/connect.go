@@ -112,7 +112,8 @@ func startDaemon(ctx context.Context, dirs paths.Dirs) error {
 		return fmt.Errorf("make a pipe: %w", err)
 	}
 	defer ready.Close()
-	cmd := exec.Command(exe, "daemon", "--ready-fd", strconv.Itoa(3))
+	// It outlives this command, so no context ends it.
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), exe, "daemon", "--ready-fd", strconv.Itoa(3))
 	cmd.Dir = "/"
 	if os.Getenv(paths.HomeVariable) != "" { // it may be relative to this directory
 		cmd.Env = append(os.Environ(), paths.HomeVariable+"="+filepath.Dir(dirs.State))

@@ -103,28 +103,28 @@ func startContainer(ctx context.Context) (id string, cleanup func() error, err e
 		return "", nil, err
 	}
 	const tag = "agentkernel-bench"
-	docker := func(ctx context.Context, stdin *bytes.Buffer, args ...string) (string, error) {
-		cmd := exec.CommandContext(ctx, "docker", args...)
-		if stdin != nil {
-			cmd.Stdin = stdin
-		}
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			return "", fmt.Errorf("docker %s (is dockerd running?): %w: %s", args[0], err, bytes.TrimSpace(out))
-		}
-		return strings.TrimSpace(string(out)), nil
-	}
 	if _, err := docker(ctx, &image, "import", "-", tag); err != nil {
 		return "", nil, err
 	}
-	id, err = docker(ctx, nil, "run", "-d", "--network", "none", tag, "/bin/sleep", "86400")
+	id, err = docker(ctx, &bytes.Buffer{}, "run", "-d", "--network", "none", tag, "/bin/sleep", "86400")
 	if err != nil {
 		return "", nil, err
 	}
 	return id, func() error {
 		ctx := context.WithoutCancel(ctx)
-		_, err := docker(ctx, nil, "rm", "-f", id)
-		_, err2 := docker(ctx, nil, "rmi", tag)
-		return errors.Join(err, err2)
+		_, rmErr := docker(ctx, &bytes.Buffer{}, "rm", "-f", id)
+		_, rmiErr := docker(ctx, &bytes.Buffer{}, "rmi", tag)
+		return errors.Join(rmErr, rmiErr)
 	}, nil
+}
+
+// docker runs a docker command and returns what it printed.
+func docker(ctx context.Context, stdin *bytes.Buffer, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "docker", args...)
+	cmd.Stdin = stdin
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("docker %s (is dockerd running?): %w: %s", args[0], err, bytes.TrimSpace(out))
+	}
+	return strings.TrimSpace(string(out)), nil
 }

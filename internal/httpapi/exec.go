@@ -53,7 +53,8 @@ func (h *handler) Exec(w http.ResponseWriter, r *http.Request, name apiv1.Name) 
 	s := &execSession{conn: conn, ctx: ctx, cancel: cancel}
 	if err := s.run(h.Manager, name); err != nil {
 		h.Log.Debug("exec ended", "sandbox", name, "err", err)
-		s.event(apiv1.ExecEvent{Type: apiv1.ExecEventTypeError, ExitCode: exitCode(err), Error: ptr(Error(err))})
+		// A client that is gone does not hear it.
+		_ = s.event(apiv1.ExecEvent{Type: apiv1.ExecEventTypeError, ExitCode: exitCode(err), Error: ptr(Error(err))})
 	}
 	_ = conn.Close(websocket.StatusNormalClosure, "")
 }

@@ -91,7 +91,7 @@ func (d Dirs) Socket() string { return filepath.Join(d.Runtime, "daemon.sock") }
 // DaemonLog is where a daemon that the command line started writes its log.
 func (d Dirs) DaemonLog() string { return filepath.Join(d.State, "daemon.log") }
 
-// Kernels, Images and Cache are the content-addressed stores.
+// Kernels is the root of the store of kernels.
 func (d Dirs) Kernels() string { return filepath.Join(d.Data, "kernels") }
 
 // Images is the root of the image store.

@@ -24,13 +24,20 @@ import (
 
 // The types of the API, described in api/openapi.yaml.
 type (
-	Sandbox       = apiv1.Sandbox
-	SandboxList   = apiv1.SandboxList
+	// Sandbox is all that the daemon says of one.
+	Sandbox = apiv1.Sandbox
+	// SandboxList is all sandboxes, and what of them could not be read.
+	SandboxList = apiv1.SandboxList
+	// CreateRequest says what to make.
 	CreateRequest = apiv1.CreateRequest
-	Version       = apiv1.Version
-	Host          = apiv1.Host
-	ExecStart     = apiv1.ExecStart
-	Stage         = apiv1.Stage
+	// Version of a daemon.
+	Version = apiv1.Version
+	// Host is what a daemon's host can do.
+	Host = apiv1.Host
+	// ExecStart is a command to run.
+	ExecStart = apiv1.ExecStart
+	// Stage is a part of a start and how long it took.
+	Stage = apiv1.Stage
 )
 
 // Error is an error that the daemon has answered with.

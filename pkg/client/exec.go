@@ -63,6 +63,7 @@ func (c *Client) Exec(ctx context.Context, name string, start ExecStart, streams
 	})
 	if err != nil {
 		if resp != nil && resp.StatusCode != http.StatusSwitchingProtocols {
+			defer resp.Body.Close()
 			return Exit{}, failure(resp)
 		}
 		return Exit{}, err
