@@ -122,8 +122,8 @@ func (m *machine) watch() {
 	select {
 	case <-m.proc.Done():
 		// All of QEMU's streams end with it: what it said last is read before they do.
-		m.console.wait()
-		m.output.wait()
+		m.console.finish()
+		m.output.finish()
 		<-m.currentMonitor().done
 		m.endLife(errEnded)
 	case <-m.release:

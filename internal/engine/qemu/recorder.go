@@ -5,21 +5,33 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"strings"
+	"time"
+)
+
+// A serial console comes byte by byte, and each costs a read and a write. A guest that prints without end would take most
+// of a CPU for that, so it is read at a limited rate once it has used up a burst: a boot or a panic fits into that.
+const (
+	readBurst  = 16 << 10
+	readRate   = 5000 // reads a second; about 3% of a CPU
+	readPause  = 50 * time.Millisecond
+	recordSize = 4096 // bytes, of a read
 )
 
 // recorder copies a stream of a VMM into a bounded log until the stream ends. A log that cannot be written does not stop
 // it: the guest would wait for its console then.
 type recorder struct {
-	from io.ReadCloser
-	to   *boundedLog
-	log  *slog.Logger
-	done chan struct{}
+	from  io.ReadCloser
+	to    *boundedLog
+	log   *slog.Logger
+	hurry chan struct{} // closed when the rest is to be read at once
+	done  chan struct{}
 }
 
 func startRecorder(from io.ReadCloser, to *boundedLog, log *slog.Logger) *recorder {
-	r := &recorder{from: from, to: to, log: log, done: make(chan struct{})}
+	r := &recorder{from: from, to: to, log: log, hurry: make(chan struct{}), done: make(chan struct{})}
 	go r.run()
 	return r
 }
@@ -27,8 +39,9 @@ func startRecorder(from io.ReadCloser, to *boundedLog, log *slog.Logger) *record
 func (r *recorder) run() {
 	defer close(r.done)
 	defer r.from.Close()
-	buf := make([]byte, 4096)
+	buf := make([]byte, recordSize)
 	complained := false
+	limit := newAllowance(time.Now())
 	for {
 		n, err := r.from.Read(buf)
 		if n > 0 {
@@ -38,21 +51,53 @@ func (r *recorder) run() {
 			}
 		}
 		if err != nil {
-			if !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrClosed) {
+			if !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrClosed) && !errors.Is(err, net.ErrClosed) {
 				r.log.Debug("the output of the microVM ended", "path", r.to.path, "err", err)
 			}
 			return
 		}
+		if !limit.take(time.Now()) {
+			r.pause()
+		}
 	}
 }
 
-// wait returns when the stream has ended by itself.
-func (r *recorder) wait() { <-r.done }
+// pause lets the stream wait, unless there is a hurry.
+func (r *recorder) pause() {
+	timer := time.NewTimer(readPause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-r.hurry:
+	}
+}
+
+// finish returns when the stream, whose writer has ended, is read to its end.
+func (r *recorder) finish() {
+	close(r.hurry)
+	<-r.done
+}
 
 // stop ends it now.
 func (r *recorder) stop() {
 	r.from.Close()
+	close(r.hurry)
 	<-r.done
+}
+
+// allowance is a number of reads that grows at a rate up to a burst.
+type allowance struct {
+	left float64
+	last time.Time
+}
+
+func newAllowance(now time.Time) *allowance { return &allowance{left: readBurst, last: now} }
+
+// take uses up one read and reports whether there was one.
+func (a *allowance) take(now time.Time) bool {
+	a.left = min(readBurst, a.left+now.Sub(a.last).Seconds()*readRate) - 1
+	a.last = now
+	return a.left > 0
 }
 
 // maxShown is how much of a line is shown, in bytes: its end, as what was wrong comes last in what QEMU says.

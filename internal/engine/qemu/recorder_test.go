@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 // A guest that prints without end fills neither the disk nor the daemon's memory, and is never made to wait.
@@ -30,7 +31,7 @@ func TestRecorderIsBounded(t *testing.T) {
 		}
 	}
 	guest.Close()
-	r.wait()
+	r.finish()
 	if info, err := os.Stat(path); err != nil || info.Size() < max/3 {
 		t.Errorf("%d bytes, %v; want the end of it", info.Size(), err)
 	}
@@ -53,5 +54,38 @@ func TestRecorderGoesOnWithoutLog(t *testing.T) {
 	r.stop()
 	if _, err := guest.Write([]byte("x")); err == nil {
 		t.Error("a stopped recorder still reads")
+	}
+}
+
+func TestAllowance(t *testing.T) {
+	now := time.Unix(1000, 0)
+	a := newAllowance(now)
+	reads := 0
+	for a.take(now) {
+		reads++
+	}
+	if reads < readBurst-2 || reads > readBurst {
+		t.Errorf("a burst has %d reads, want %d", reads, readBurst)
+	}
+	// From then on, a guest that floods is read at the rate, whatever it does.
+	reads = 0
+	for i := range 200 {
+		now = now.Add(readPause)
+		for a.take(now) {
+			reads++
+		}
+		if i == 0 && reads == 0 {
+			t.Error("nothing is read after a pause")
+		}
+	}
+	if most := int(200*readPause.Seconds()*readRate) + 200; reads > most {
+		t.Errorf("%d reads in 10 s, want at most %d", reads, most)
+	}
+	// Silence makes up for it, but not without end.
+	now = now.Add(time.Hour)
+	for reads = 0; a.take(now); reads++ {
+	}
+	if reads > readBurst {
+		t.Errorf("a burst of %d after an hour", reads)
 	}
 }
