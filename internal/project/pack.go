@@ -1,7 +1,6 @@
 package project
 
 import (
-	"archive/tar"
 	"bufio"
 	"context"
 	"crypto/sha256"
@@ -92,10 +91,7 @@ func convert(ctx context.Context, top *os.Root, out *os.File, o Options) (report
 	hash := sha256.New()
 	go func() {
 		buffered := bufio.NewWriterSize(io.MultiWriter(hash, writer), 256<<10)
-		w := walker{
-			ctx: ctx, top: top, out: tar.NewWriter(buffered), report: &report, progress: o.Progress,
-			links: map[inode]*linked{}, buf: make([]byte, 256<<10),
-		}
+		w := newWalker(ctx, top, buffered, &report, o.Progress)
 		err := w.walk()
 		if err == nil {
 			err = errors.Join(w.out.Close(), buffered.Flush())

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -433,7 +434,7 @@ func TestOpenedFileIsTheOneSeen(t *testing.T) {
 	); err != nil {
 		t.Fatal(err)
 	}
-	w := walker{ctx: context.Background(), top: top, report: &Report{}, links: map[inode]*linked{}}
+	w := newWalker(context.Background(), top, io.Discard, &Report{}, nil)
 	if err := errors.Join(w.file(top, "a", "a", file), w.subdir(top, "d1", "d1", sub, scope{repo: &repo{}})); err != nil {
 		t.Fatal(err)
 	}

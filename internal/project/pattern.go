@@ -76,7 +76,6 @@ func parsePattern(s string) (p pattern, ok bool) {
 	if s == "" || len(s) > maxPattern {
 		return p, false
 	}
-	const wild = "*?[\\"
 	switch {
 	case !strings.ContainsAny(s, wild):
 		p.literal = s
@@ -88,6 +87,9 @@ func parsePattern(s string) (p pattern, ok bool) {
 	p.tokens, ok = compile(s)
 	return p, ok
 }
+
+// wild are the bytes that mean something in a pattern.
+const wild = "*?[\\"
 
 // compile returns false for a pattern that is not well-formed, which matches nothing.
 func compile(s string) (tokens []token, ok bool) {
@@ -101,8 +103,9 @@ func compile(s string) (tokens []token, ok bool) {
 			for end < len(s) && s[end] == '*' {
 				end++
 			}
-			// Two and more stars cross directories only when they are a whole part of the path.
-			whole := end-i >= 2 && (i == 0 || s[i-1] == '/') &&
+			// Two and more stars cross directories only when they are a whole part of the path. What stands before the
+			// first wildcard is compared by itself in git, so that "a**/b" has stars at its start and matches "ax/y/b".
+			whole := end-i >= 2 && (i == strings.IndexAny(s, wild) || s[i-1] == '/') &&
 				(end == len(s) || s[end] == '/' || strings.HasPrefix(s[end:], `\\/`))
 			switch {
 			case !whole:

@@ -20,7 +20,7 @@ func TestPatterns(t *testing.T) {
 		{"a*b*c", "aXXbYYc", true}, {"a*b*c", "aXXbYY", false}, {"?", "a", true}, {"a?b", "a/b", false}, {"x/a?b", "x/a/b", false},
 		{"**/a", "a", true}, {"**/a", "x/y/a", true}, {"**/a/b", "x/a/b", true}, {"a/**/b", "a/b", true}, {"a/**/b", "a/x/y/b", true},
 		{"a/**", "a/x/y", true}, {"a/**", "a/", false}, {"a/x**y", "a/xzy", true}, {"a/x**y", "a/xz/y", false}, {"**", "x/y", true},
-		{"***/a", "x/y/a", true}, {"a/**/**/b", "a/b", true},
+		{"***/a", "x/y/a", true}, {"a**/b", "ax/y/b", true}, {"?**/b", "ax/y/b", false}, {"a/**/**/b", "a/b", true},
 		{"[ab]c", "ac", true}, {"[!ab]c", "ac", false}, {"[^ab]c", "xc", true}, {"[a-c]x", "bx", true}, {"[]x]", "]", true},
 		{"[]-a]", "^", true}, {"[a-]", "-", true}, {"[[:digit:]]", "7", true}, {"[[:digit:]a]", "a", true}, {"[[:foo:]]", "f", false},
 		{"[\\]]", "]", true}, {"[a", "[a", false}, {"[a", "a", false}, {"x/[^a]y", "x//y", false},

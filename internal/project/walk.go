@@ -38,6 +38,13 @@ type walker struct {
 	reported int64 // Bytes at the last progress
 }
 
+func newWalker(ctx context.Context, top *os.Root, out io.Writer, report *Report, progress func(Report)) *walker {
+	return &walker{
+		ctx: ctx, top: top, out: tar.NewWriter(out), report: report, progress: progress,
+		links: map[inode]*linked{}, buf: make([]byte, 256<<10),
+	}
+}
+
 type inode struct{ dev, ino uint64 }
 
 type linked struct {
@@ -260,7 +267,9 @@ func (w *walker) contents(f *os.File, path string, info fs.FileInfo) error {
 			return fmt.Errorf("read %q: %w", path, cause(err))
 		}
 	}
-	clear(w.buf)
+	if left > 0 {
+		clear(w.buf)
+	}
 	for shrunk := left; shrunk > 0; {
 		n, err := w.out.Write(w.buf[:min(int64(len(w.buf)), shrunk)])
 		if err != nil {
