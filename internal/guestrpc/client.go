@@ -29,7 +29,6 @@ var ErrNoExec = errors.New("no such command runs in the guest")
 type Client struct {
 	dial  func(context.Context) (Conn, error)
 	guard *guard
-	rpc   *ttrpc.Client
 	agent guestv1.AgentClient
 	info  Info
 
@@ -50,8 +49,7 @@ func Connect(ctx context.Context, dial func(context.Context) (Conn, error), id I
 	}
 	c := &Client{dial: dial, next: 1, calling: make(chan struct{}, 1), dead: make(chan struct{})}
 	c.guard = &guard{Conn: conn, check: c.expect}
-	c.rpc = ttrpc.NewClient(c.guard, ttrpc.WithOnClose(c.markDead))
-	c.agent = guestv1.NewAgentClient(c.rpc)
+	c.agent = guestv1.NewAgentClient(ttrpc.NewClient(c.guard, ttrpc.WithOnClose(c.markDead)))
 	var resp *guestv1.HelloResponse
 	err = c.call(ctx, "greet the guest agent", func(ctx context.Context) (err error) {
 		resp, err = c.agent.Hello(ctx, &guestv1.HelloRequest{Protocol: Protocol, Hostname: id.Hostname, UnixNano: time.Now().UnixNano()})
@@ -92,11 +90,12 @@ func (c *Client) call(ctx context.Context, what string, f func(context.Context) 
 		return fmt.Errorf("%s: %w", what, c.explain(ErrBroken))
 	}
 	defer func() { <-c.calling }()
-	// The library numbers calls from 1 in steps of 2, and ends a call with its context only while it waits for the answer.
+	// The library numbers calls from 1 in steps of 2. A call's context would end it only while it waits for the answer, and
+	// its answer would be logged when it came after that: so the connection ends the call.
 	c.awaited.Store(c.next)
 	c.next += 2
 	stop := context.AfterFunc(ctx, func() { c.Close() })
-	err := f(ctx)
+	err := f(context.WithoutCancel(ctx))
 	if !stop() {
 		return fmt.Errorf("%s: %w", what, context.Cause(ctx))
 	}
@@ -173,5 +172,5 @@ func (c *Client) Shutdown(ctx context.Context, grace time.Duration) error {
 // Close closes the connection and ends calls that are under way. Commands that run have connections of their own.
 func (c *Client) Close() error {
 	c.markDead()
-	return c.rpc.Close()
+	return c.guard.Close()
 }

@@ -41,7 +41,6 @@ type ExecSpec struct {
 // Exec is a command in the guest. Recv may be called by one goroutine and the stdin methods by another; Close by any.
 type Exec struct {
 	guard  *guard
-	rpc    *ttrpc.Client
 	stream guestv1.Agent_ExecClient
 	cancel context.CancelFunc
 
@@ -71,11 +70,10 @@ func (c *Client) Exec(ctx context.Context, spec ExecSpec) (*Exec, error) {
 	}
 	x := &Exec{closed: !spec.Stdin, dec: decoder{hasStdin: spec.Stdin, credit: outputCredit}}
 	x.guard = &guard{Conn: conn, check: x.expect()}
-	x.rpc = ttrpc.NewClient(x.guard)
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	x.cancel = cancel
 	stop := context.AfterFunc(ctx, func() { x.Close() })
-	x.stream, err = guestv1.NewAgentClient(x.rpc).Exec(life)
+	x.stream, err = guestv1.NewAgentClient(ttrpc.NewClient(x.guard)).Exec(life)
 	if err == nil {
 		err = x.stream.Send(&guestv1.ExecRequest{Msg: &guestv1.ExecRequest_Start{Start: start}})
 	}
@@ -191,5 +189,5 @@ func (x *Exec) CloseStdin() error {
 // Close ends the connection, and with it the command when it still runs. It does not block.
 func (x *Exec) Close() error {
 	x.cancel()
-	return x.rpc.Close()
+	return x.guard.Close()
 }

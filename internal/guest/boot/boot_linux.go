@@ -103,7 +103,7 @@ func mountDisk(p Params, devices map[string]string, role, target string) error {
 	}
 	if d.FS == "ext4" && !d.ReadOnly {
 		// A new disk is zero everywhere, so its inode tables need no writing; what is deleted is given back to the host.
-		m.options = "noinit_itable,discard"
+		m.options = "noinit_itable,no_prefetch_block_bitmaps,discard"
 	}
 	return m.do()
 }
