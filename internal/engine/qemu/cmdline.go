@@ -81,7 +81,7 @@ func (c *command) args() []string {
 		"-device", "virtserialport,chardev=link,nr=1,name="+linkPort,
 	)
 	for _, d := range c.spec.Disks {
-		a = append(a, "-blockdev", blockdev(d), "-device", fmt.Sprintf("virtio-blk-device,drive=%s,serial=%[1]s", d.Role))
+		a = append(a, "-blockdev", blockdev(d), "-device", blkDevice(d))
 	}
 	if c.plugin != "" {
 		a = append(a, "-plugin", "file="+escape(c.plugin)+",out="+escape(c.spec.CountFile))
@@ -146,6 +146,12 @@ func blockdev(d sandbox.Disk) string {
 		return s + ",read-only=on"
 	}
 	return s + ",discard=unmap"
+}
+
+// blkDevice reports errors to the guest. By default QEMU halts the guest when the host's disk is full, and nobody would be
+// told.
+func blkDevice(d sandbox.Disk) string {
+	return fmt.Sprintf("virtio-blk-device,drive=%s,serial=%[1]s,werror=report,rerror=report", d.Role)
 }
 
 // escape makes s the value of an option: commas are doubled, QEMU's manual, "Standard options".

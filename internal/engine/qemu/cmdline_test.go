@@ -38,8 +38,8 @@ func TestArgs(t *testing.T) {
 		"-chardev", "socket,id=console,fd=5,server=on,wait=on", "-serial", "chardev:console",
 		"-chardev", "socket,id=link,fd=4,server=on,wait=off", "-device", "virtio-serial-device,max_ports=2",
 		"-device", "virtserialport,chardev=link,nr=1,name=agentkernel.0",
-		"-blockdev", "driver=file,node-name=rootfs,filename=/img/a,,b.erofs,read-only=on", "-device", "virtio-blk-device,drive=rootfs,serial=rootfs",
-		"-blockdev", "driver=file,node-name=upper,filename=/s/upper=x.ext4,discard=unmap", "-device", "virtio-blk-device,drive=upper,serial=upper",
+		"-blockdev", "driver=file,node-name=rootfs,filename=/img/a,,b.erofs,read-only=on", "-device", "virtio-blk-device,drive=rootfs,serial=rootfs,werror=report,rerror=report",
+		"-blockdev", "driver=file,node-name=upper,filename=/s/upper=x.ext4,discard=unmap", "-device", "virtio-blk-device,drive=upper,serial=upper,werror=report,rerror=report",
 		"-kernel", "/k/vmlinux", "-initrd", "/i/initrd",
 		"-append", "quiet panic=-1 rdinit=/init random.trust_cpu=on rcupdate.rcu_expedited=1 console=ttyS0 8250.nr_uarts=1" +
 			" earlyprintk=serial,ttyS0,115200 reboot=t lapic_timer_khz=1000000 tsc=reliable tsc_early_khz=2600000 no_timer_check" +

@@ -168,6 +168,18 @@ func TestPauseAndKill(t *testing.T) {
 	checkNothingLeft(t, spec)
 }
 
+// A guest that QEMU halts of its own accord is one that it cannot run: it ends, instead of keeping everybody waiting.
+func TestGuestIsHalted(t *testing.T) {
+	e, spec := newEngine(t), newSpec(t, guestHalts)
+	m := launch(t, e, spec)
+	// The answer may come before the end or not at all.
+	_ = m.currentMonitor().execute(t.Context(), "stop", nil, nil)
+	if exit := waitDone(t, m); exit.Signal != "killed" || !strings.Contains(exit.Detail, "cannot go on") {
+		t.Errorf("%+v does not tell that the guest was halted", exit)
+	}
+	checkNothingLeft(t, spec)
+}
+
 // The guest agent's silence does not outlive the VMM: here nobody ever answers on the serial port.
 func TestDialEndsWithVMM(t *testing.T) {
 	e, spec := newEngine(t), newSpec(t, guestHalts)

@@ -30,7 +30,8 @@ type machine struct {
 
 	mu         sync.Mutex
 	monitor    *qmp
-	shutReason string // of QEMU's SHUTDOWN event
+	shutReason string // why QEMU ended, from its events
+	pausing    bool   // Pause was called, and Resume was not
 	released   bool
 
 	life     context.Context // over when the process has ended, or by Release
@@ -100,20 +101,39 @@ func (m *machine) connectMonitor(ctx context.Context) (*qmp, error) {
 	return newQMP(conn, m.onEvent), nil
 }
 
-// onEvent keeps the one event that explains an end: docs/interop/qmp, SHUTDOWN.
+// onEvent keeps what explains an end: docs/interop/qmp, SHUTDOWN and STOP.
 func (m *machine) onEvent(name string, data json.RawMessage) {
-	if name != "SHUTDOWN" {
-		return
+	switch name {
+	case "SHUTDOWN":
+		var shutdown struct {
+			Reason string `json:"reason"`
+		}
+		if json.Unmarshal(data, &shutdown) == nil {
+			m.explainEnd(lastLines([]byte(shutdown.Reason), 1))
+		}
+	case "STOP":
+		m.mu.Lock()
+		asked := m.pausing || m.shutReason != "" // a QEMU that ends may halt its guest first
+		m.mu.Unlock()
+		if asked {
+			return
+		}
+		// QEMU halts a guest that it cannot run any further, for one when KVM fails, and then waits for somebody to look
+		// at it. Nobody will, and whoever waits for the guest would wait for ever.
+		m.explainEnd("that the guest cannot go on; vmm.log may say more")
+		if err := m.proc.Kill(); err != nil {
+			m.log.Warn("kill a QEMU that has halted its guest", "err", err)
+		}
 	}
-	var shutdown struct {
-		Reason string `json:"reason"`
-	}
-	if json.Unmarshal(data, &shutdown) != nil {
-		return
-	}
+}
+
+// explainEnd keeps the first reason for an end.
+func (m *machine) explainEnd(reason string) {
 	m.mu.Lock()
-	m.shutReason = lastLines([]byte(shutdown.Reason), 1)
-	m.mu.Unlock()
+	defer m.mu.Unlock()
+	if m.shutReason == "" {
+		m.shutReason = reason
+	}
 }
 
 // watch waits for the end of QEMU, or for Release, and then ends all that belongs to the machine.
@@ -204,10 +224,25 @@ func (m *machine) Release() error {
 }
 
 // Pause halts the vCPUs.
-func (m *machine) Pause(ctx context.Context) error { return m.execute(ctx, "stop") }
+func (m *machine) Pause(ctx context.Context) error {
+	m.setPausing(true)
+	return m.execute(ctx, "stop")
+}
 
 // Resume lets the vCPUs go on.
-func (m *machine) Resume(ctx context.Context) error { return m.execute(ctx, "cont") }
+func (m *machine) Resume(ctx context.Context) error {
+	if err := m.execute(ctx, "cont"); err != nil {
+		return err
+	}
+	m.setPausing(false)
+	return nil
+}
+
+func (m *machine) setPausing(pausing bool) {
+	m.mu.Lock()
+	m.pausing = pausing
+	m.mu.Unlock()
+}
 
 func (m *machine) currentMonitor() *qmp {
 	m.mu.Lock()
