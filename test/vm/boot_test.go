@@ -33,10 +33,7 @@ func TestSpoiledKernelAndImage(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		r := h.run("start", "a", "--timeout", "60s")
-		if r.code != 125 || !strings.Contains(r.stderr, "kernel") {
-			t.Errorf("%+v", r)
-		}
+		h.fails(125, []string{"is damaged", "100000 bytes instead of"}, "start", "a")
 		h.expectState("a", "failed")
 	})
 	t.Run("no kernel", func(t *testing.T) {

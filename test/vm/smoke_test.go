@@ -24,8 +24,11 @@ func TestSmoke(t *testing.T) {
 		if release := h.sh("smoke", "uname -r"); !strings.HasSuffix(release, "-agentkernel") {
 			t.Errorf("uname -r is %q", release)
 		}
-		if comm := h.sh("smoke", "readlink /proc/1/exe || cat /proc/1/comm"); comm == "" {
-			t.Error("there is no PID 1")
+		if exe := h.sh("smoke", "readlink /proc/1/exe"); exe != "/init" {
+			t.Errorf("PID 1 is %q, not the guest agent", exe)
+		}
+		if arch := h.sh("smoke", "uname -m"); *guestArch != "" && arch != *guestArch {
+			t.Errorf("uname -m is %q", arch)
 		}
 		if got := h.sh("smoke", "cat /workspace/hello.txt"); got != "hello from the host" {
 			t.Errorf("the project's file says %q", got)
