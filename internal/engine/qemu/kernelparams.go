@@ -54,8 +54,8 @@ func (c *command) x86Parameters() []string {
 	p = append(p,
 		"tsc=reliable", "tsc_early_khz="+strconv.Itoa(c.tscKHz), // the host's counter: there is nothing to check it against
 		"no_timer_check",
+		"percpu_alloc=page", // a per-CPU area in large pages costs more to set up than it saves here
 	)
-	p = append(p, "percpu_alloc=page") // a per-CPU area in large pages costs more to set up than it saves here
 	if c.spec.VCPUs == 1 {
 		return append(p, "noreplace-smp") // patching lock prefixes out takes longer than they do
 	}
