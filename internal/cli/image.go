@@ -31,6 +31,31 @@ func imageStore() (*image.Store, paths.Dirs, error) {
 	return image.Open(dirs.Images()), dirs, nil
 }
 
+// imageNamed makes a command about one image of the store: f gets the image that NAME and --arch stand for.
+func (e *env) imageNamed(cmd *cobra.Command, f func(context.Context, *image.Store, image.Manifest) error) *cobra.Command {
+	cmd.Args = cobra.ExactArgs(1)
+	arch := archFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		store, _, err := imageStore()
+		if err != nil {
+			return err
+		}
+		a, err := arch()
+		if err != nil {
+			return err
+		}
+		m, err := store.Get(args[0], a)
+		if err != nil {
+			return err
+		}
+		if err := f(cmd.Context(), store, m); err != nil {
+			return err
+		}
+		return e.printImage(m)
+	}
+	return cmd
+}
+
 // archFlag adds --arch to a command. The returned function gives its value when the command runs.
 func archFlag(cmd *cobra.Command) func() (sandbox.Arch, error) {
 	value := cmd.Flags().String("arch", "", "architecture: x86_64 or aarch64 (default this host's)")
@@ -161,55 +186,25 @@ func (e *env) digestsInUse(ctx context.Context) (map[string][]string, error) {
 }
 
 func imageRmCommand(e *env) *cobra.Command {
-	cmd := &cobra.Command{Use: "rm NAME", Short: "Remove an image that no sandbox uses", Args: cobra.ExactArgs(1)}
-	arch := archFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		store, _, err := imageStore()
-		if err != nil {
-			return err
-		}
-		a, err := arch()
-		if err != nil {
-			return err
-		}
-		m, err := store.Get(args[0], a)
-		if err != nil {
-			return err
-		}
-		used, err := e.digestsInUse(cmd.Context())
+	cmd := &cobra.Command{Use: "rm NAME", Short: "Remove an image that no sandbox uses"}
+	return e.imageNamed(cmd, func(ctx context.Context, store *image.Store, m image.Manifest) error {
+		used, err := e.digestsInUse(ctx)
 		if err != nil {
 			return err
 		}
 		if names := used[m.Digest]; names != nil {
 			return sandbox.Errorf(sandbox.Conflict, "remove them first: agentkernel rm "+strings.Join(names, " "), "image %q is in use by %s", m.Name, strings.Join(names, ", "))
 		}
-		if err := store.Remove(m.Name, m.Arch); err != nil {
-			return err
-		}
-		return e.printImage(m)
-	}
-	return cmd
+		return store.Remove(m.Name, m.Arch)
+	})
 }
 
 func imageVerifyCommand(e *env) *cobra.Command {
-	cmd := &cobra.Command{Use: "verify NAME", Short: "Read a whole image and compare it with its digest", Args: cobra.ExactArgs(1)}
-	arch := archFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		store, _, err := imageStore()
-		if err != nil {
-			return err
-		}
-		a, err := arch()
-		if err != nil {
-			return err
-		}
-		m, err := store.Verify(cmd.Context(), args[0], a)
-		if err != nil {
-			return err
-		}
-		return e.printImage(m)
-	}
-	return cmd
+	cmd := &cobra.Command{Use: "verify NAME", Short: "Read a whole image and compare it with its digest"}
+	return e.imageNamed(cmd, func(ctx context.Context, store *image.Store, m image.Manifest) error {
+		_, err := store.Verify(ctx, m.Name, m.Arch)
+		return err
+	})
 }
 
 func imagePruneCommand(e *env) *cobra.Command {
