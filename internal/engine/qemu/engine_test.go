@@ -147,7 +147,7 @@ func TestPauseAndKill(t *testing.T) {
 	m := launch(t, e, spec)
 	status := func() string {
 		var s struct{ Status string }
-		if err := m.currentMonitor().execute(t.Context(), "query-status", nil, &s); err != nil {
+		if err := m.currentMonitor().execute(t.Context(), "query-status", &s); err != nil {
 			t.Fatal(err)
 		}
 		return s.Status
@@ -173,7 +173,7 @@ func TestGuestIsHalted(t *testing.T) {
 	e, spec := newEngine(t), newSpec(t, guestHalts)
 	m := launch(t, e, spec)
 	// The answer may come before the end or not at all.
-	_ = m.currentMonitor().execute(t.Context(), "stop", nil, nil)
+	_ = m.currentMonitor().execute(t.Context(), "stop", nil)
 	if exit := waitDone(t, m); exit.Signal != "killed" || !strings.Contains(exit.Detail, "cannot go on") {
 		t.Errorf("%+v does not tell that the guest was halted", exit)
 	}

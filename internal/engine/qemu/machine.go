@@ -254,7 +254,7 @@ func (m *machine) currentMonitor() *qmp {
 func (m *machine) execute(ctx context.Context, command string) error {
 	q, err := m.liveMonitor(ctx)
 	if err == nil {
-		err = q.execute(ctx, command, nil, nil)
+		err = q.execute(ctx, command, nil)
 	}
 	if err != nil {
 		return fmt.Errorf("tell QEMU to %s: %w", command, err)

@@ -140,9 +140,8 @@ func errorOf(m qmpMessage) error {
 }
 
 type qmpCommand struct {
-	Execute   string `json:"execute"`
-	Arguments any    `json:"arguments,omitempty"`
-	ID        uint64 `json:"id"`
+	Execute string `json:"execute"`
+	ID      uint64 `json:"id"`
 }
 
 // send writes a command. A QEMU that does not read blocks it until ctx ends.
@@ -167,7 +166,7 @@ func (q *qmp) send(ctx context.Context, c qmpCommand) error {
 }
 
 // execute runs a command and decodes its answer into result, unless that is nil.
-func (q *qmp) execute(ctx context.Context, command string, arguments, result any) error {
+func (q *qmp) execute(ctx context.Context, command string, result any) error {
 	select {
 	case <-q.ready:
 	case <-q.done:
@@ -186,7 +185,7 @@ func (q *qmp) execute(ctx context.Context, command string, arguments, result any
 		delete(q.pending, id)
 		q.mu.Unlock()
 	}()
-	if err := q.send(ctx, qmpCommand{Execute: command, Arguments: arguments, ID: id}); err != nil {
+	if err := q.send(ctx, qmpCommand{Execute: command, ID: id}); err != nil {
 		return err
 	}
 	select {

@@ -58,11 +58,11 @@ func TestQMPExecute(t *testing.T) {
 		}
 	})
 	var status struct{ Status string }
-	if err := q.execute(t.Context(), "query-status", nil, &status); err != nil || status.Status != "running" {
+	if err := q.execute(t.Context(), "query-status", &status); err != nil || status.Status != "running" {
 		t.Errorf("%+v, %v", status, err)
 	}
 	var qerr *qmpError
-	if err := q.execute(t.Context(), "nonsense", nil, nil); !errors.As(err, &qerr) || qerr.Class != "CommandNotFound" {
+	if err := q.execute(t.Context(), "nonsense", nil); !errors.As(err, &qerr) || qerr.Class != "CommandNotFound" {
 		t.Errorf("%v, want QEMU's error", err)
 	}
 }
@@ -88,7 +88,7 @@ func TestQMPOutOfOrder(t *testing.T) {
 	for range 2 {
 		go func() {
 			var r struct{ N uint64 }
-			results <- q.execute(t.Context(), "query-version", nil, &r)
+			results <- q.execute(t.Context(), "query-version", &r)
 			seen <- r.N
 		}()
 	}
@@ -105,7 +105,7 @@ func TestQMPOutOfOrder(t *testing.T) {
 func TestQMPEnds(t *testing.T) {
 	t.Run("QEMU dies with a command open", func(t *testing.T) {
 		q := fakeServer(t, func(_ net.Conn, commands *bufio.Scanner) { commands.Scan() })
-		if err := q.execute(t.Context(), "stop", nil, nil); err == nil {
+		if err := q.execute(t.Context(), "stop", nil); err == nil {
 			t.Error("no error")
 		}
 	})
@@ -116,7 +116,7 @@ func TestQMPEnds(t *testing.T) {
 		})
 		ctx, cancel := context.WithCancel(t.Context())
 		errs := make(chan error)
-		go func() { errs <- q.execute(ctx, "stop", nil, nil) }()
+		go func() { errs <- q.execute(ctx, "stop", nil) }()
 		cancel()
 		if err := <-errs; !errors.Is(err, context.Canceled) {
 			t.Errorf("%v, want that it was cancelled", err)
@@ -127,7 +127,7 @@ func TestQMPEnds(t *testing.T) {
 		<-q.ready
 		ctx, cancel := context.WithCancel(t.Context())
 		errs := make(chan error)
-		go func() { errs <- q.execute(ctx, "stop", nil, nil) }()
+		go func() { errs <- q.execute(ctx, "stop", nil) }()
 		cancel()
 		if err := <-errs; err == nil {
 			t.Error("no error")
@@ -160,7 +160,7 @@ func TestQMPRefuses(t *testing.T) {
 			if !strings.Contains(q.err.Error(), tc.want) {
 				t.Errorf("%v, want an error with %q", q.err, tc.want)
 			}
-			if err := q.execute(t.Context(), "stop", nil, nil); err == nil {
+			if err := q.execute(t.Context(), "stop", nil); err == nil {
 				t.Error("a command succeeds on a broken connection")
 			}
 		})
