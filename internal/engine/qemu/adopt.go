@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/agentkernel/agentkernel/internal/engine/vmmlog"
 	"github.com/agentkernel/agentkernel/internal/process"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
@@ -57,7 +58,7 @@ func (e *Engine) readopt(ctx context.Context, proc *process.Process, rec sandbox
 
 func (e *Engine) attachAgain(ctx context.Context, proc *process.Process, rec sandbox.MachineRecord, spec sandbox.MachineSpec, logs logFiles, files runtimeFiles) (*machine, error) {
 	var s streams
-	output, err := files.openOutput()
+	output, err := vmmlog.OpenPipe(files.output)
 	if err != nil {
 		return nil, err
 	}

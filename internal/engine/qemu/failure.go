@@ -1,6 +1,9 @@
 package qemu
 
-import "strings"
+import (
+	"bytes"
+	"strings"
+)
 
 // hintFor says what to do about a QEMU that did not start, from what it said.
 func hintFor(said string) string {
@@ -16,4 +19,15 @@ func hintFor(said string) string {
 		}
 	}
 	return "vmm.log in the sandbox's directory has all that QEMU said"
+}
+
+// complaints returns what QEMU said, without what it says in passing.
+func complaints(output []byte) []byte {
+	var kept []byte
+	for line := range bytes.Lines(output) {
+		if !bytes.Contains(line, []byte(": info: ")) {
+			kept = append(kept, line...)
+		}
+	}
+	return kept
 }

@@ -7,9 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/agentkernel/agentkernel/internal/unixsock"
 )
@@ -62,36 +59,6 @@ func (f runtimeFiles) listen() (ends []*os.File, err error) {
 		}
 	}
 	return ends, nil
-}
-
-// makeOutput makes the FIFO of QEMU's output and opens it twice: the end that QEMU gets, and the one that is read here.
-//
-// QEMU's end is open for reading as well and does not block. So its output never stops QEMU: with no daemon there is still
-// a reader (no SIGPIPE), and when the FIFO is full, what is more is lost.
-func (f runtimeFiles) makeOutput() (theirs, ours *os.File, err error) {
-	if err := os.Remove(f.output); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, nil, fmt.Errorf("remove an old output of the VMM: %w", err)
-	}
-	if err := unix.Mkfifo(f.output, 0o600); err != nil {
-		return nil, nil, fmt.Errorf("make the VMM's output: %w", &os.PathError{Op: "mkfifo", Path: f.output, Err: err})
-	}
-	if theirs, err = os.OpenFile(f.output, os.O_RDWR|syscall.O_NONBLOCK, 0); err != nil {
-		return nil, nil, fmt.Errorf("open the VMM's output: %w", err)
-	}
-	if ours, err = f.openOutput(); err != nil {
-		theirs.Close()
-		return nil, nil, err
-	}
-	return theirs, ours, nil
-}
-
-// openOutput opens the FIFO for reading: its end is the end of QEMU.
-func (f runtimeFiles) openOutput() (*os.File, error) {
-	ours, err := os.OpenFile(f.output, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open the VMM's output: %w", err)
-	}
-	return ours, nil
 }
 
 func (f runtimeFiles) dialConsole(ctx context.Context) (io.ReadCloser, error) {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/agentkernel/agentkernel/internal/engine/vmmlog"
 	"github.com/agentkernel/agentkernel/internal/process"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
@@ -26,14 +27,14 @@ func (e *Engine) Launch(ctx context.Context, spec sandbox.MachineSpec) (sandbox.
 }
 
 // logFiles are the two logs of a microVM.
-type logFiles struct{ console, output *boundedLog }
+type logFiles struct{ console, output *vmmlog.Log }
 
 func openLogs(dir string, fresh bool) (logFiles, error) {
-	console, err := openLog(filepath.Join(dir, "console.log"), maxConsoleLog, fresh)
+	console, err := vmmlog.Open(filepath.Join(dir, "console.log"), maxConsoleLog, fresh)
 	if err != nil {
 		return logFiles{}, err
 	}
-	output, err := openLog(filepath.Join(dir, "vmm.log"), maxVMMLog, fresh)
+	output, err := vmmlog.Open(filepath.Join(dir, "vmm.log"), maxVMMLog, fresh)
 	if err != nil {
 		console.Close()
 		return logFiles{}, err
@@ -95,7 +96,7 @@ func spawn(ctx context.Context, cmd *command, files runtimeFiles) (proc *process
 	}
 	// With these the sockets would outlive QEMU.
 	defer closeAll(ends)
-	theirs, ours, err := files.makeOutput()
+	theirs, ours, err := vmmlog.MakePipe(files.output)
 	if err != nil {
 		return nil, s, err
 	}

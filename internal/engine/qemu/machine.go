@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/agentkernel/agentkernel/internal/engine/vmmlog"
 	"github.com/agentkernel/agentkernel/internal/process"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 	"github.com/agentkernel/agentkernel/internal/unixsock"
@@ -25,8 +26,8 @@ type machine struct {
 	link   *link
 	stages []sandbox.Stage
 
-	console, output       *recorder
-	consoleLog, outputLog *boundedLog
+	console, output       *vmmlog.Recorder
+	consoleLog, outputLog *vmmlog.Log
 
 	mu         sync.Mutex
 	monitor    *qmp
@@ -87,8 +88,8 @@ func (e *Engine) attach(ctx context.Context, proc *process.Process, rec sandbox.
 		s.close()
 		return nil, err
 	}
-	m.console = startRecorder(s.console, m.consoleLog, m.log)
-	m.output = startRecorder(s.output, m.outputLog, m.log)
+	m.console = vmmlog.Record(s.console, m.consoleLog, m.log)
+	m.output = vmmlog.Record(s.output, m.outputLog, m.log)
 	go m.watch()
 	return m, nil
 }
@@ -109,7 +110,7 @@ func (m *machine) onEvent(name string, data json.RawMessage) {
 			Reason string `json:"reason"`
 		}
 		if json.Unmarshal(data, &shutdown) == nil {
-			m.explainEnd(lastLines([]byte(shutdown.Reason), 1))
+			m.explainEnd(vmmlog.LastLines([]byte(shutdown.Reason), 1))
 		}
 	case "STOP":
 		m.mu.Lock()
@@ -142,13 +143,13 @@ func (m *machine) watch() {
 	select {
 	case <-m.proc.Done():
 		// All of QEMU's streams end with it: what it said last is read before they do.
-		m.console.finish()
-		m.output.finish()
+		m.console.Finish()
+		m.output.Finish()
 		<-m.currentMonitor().done
 		m.endLife(errEnded)
 	case <-m.release:
-		m.console.stop()
-		m.output.stop()
+		m.console.Stop()
+		m.output.Stop()
 		m.currentMonitor().close()
 		m.proc.Release()
 		m.endLife(errReleased)
@@ -174,13 +175,13 @@ func (m *machine) describeExit() sandbox.Exit {
 	reason := m.shutReason
 	m.mu.Unlock()
 	var detail []string
-	if p := kernelPanic(m.consoleLog.tail(16 << 10)); p != "" {
+	if p := vmmlog.KernelPanic(m.consoleLog.Tail(16 << 10)); p != "" {
 		detail = append(detail, "the guest's kernel said: "+p)
 	}
 	if reason != "" && reason != "guest-reset" { // a reset is how a guest of ours ends itself
 		detail = append(detail, "QEMU's reason is "+reason)
 	}
-	if said := lastLines(complaints(m.outputLog.tail(4096)), 4); said != "" {
+	if said := vmmlog.LastLines(complaints(m.outputLog.Tail(4096)), 4); said != "" {
 		detail = append(detail, "QEMU said: "+said)
 	}
 	return sandbox.Exit{Code: status.Code, Signal: status.Signal, Detail: strings.Join(detail, "; ")}

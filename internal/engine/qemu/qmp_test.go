@@ -9,6 +9,8 @@ import (
 	"net"
 	"strings"
 	"testing"
+
+	"github.com/agentkernel/agentkernel/internal/engine/vmmlog"
 )
 
 const greeting = `{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}}, "capabilities": ["oob"]}}`
@@ -187,7 +189,7 @@ func FuzzQMP(f *testing.F) {
 		_, _ = theirs.Write(said)
 		theirs.Close()
 		<-q.done
-		if len(m.shutReason) > maxShown {
+		if len(m.shutReason) > vmmlog.MaxShown {
 			t.Errorf("a reason of %d bytes is kept", len(m.shutReason))
 		}
 	})

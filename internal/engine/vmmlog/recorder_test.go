@@ -1,4 +1,4 @@
-package qemu
+package vmmlog
 
 import (
 	"bytes"
@@ -14,13 +14,13 @@ import (
 func TestRecorderIsBounded(t *testing.T) {
 	const max = 64 << 10
 	path := filepath.Join(t.TempDir(), "console.log")
-	to, err := openLog(path, max, true)
+	to, err := Open(path, max, true)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer to.Close()
 	ours, guest := io.Pipe()
-	r := startRecorder(ours, to, slog.New(slog.DiscardHandler))
+	r := Record(ours, to, slog.New(slog.DiscardHandler))
 	chunk := bytes.Repeat([]byte("all work and no play\n"), 100)
 	for range 500 {
 		if _, err := guest.Write(chunk); err != nil {
@@ -31,7 +31,7 @@ func TestRecorderIsBounded(t *testing.T) {
 		}
 	}
 	guest.Close()
-	r.finish()
+	r.Finish()
 	if info, err := os.Stat(path); err != nil || info.Size() < max/3 {
 		t.Errorf("%d bytes, %v; want the end of it", info.Size(), err)
 	}
@@ -39,21 +39,21 @@ func TestRecorderIsBounded(t *testing.T) {
 
 // A log that cannot be written loses the output and does not hold up the guest.
 func TestRecorderGoesOnWithoutLog(t *testing.T) {
-	to, err := openLog(filepath.Join(t.TempDir(), "console.log"), 1000, true)
+	to, err := Open(filepath.Join(t.TempDir(), "console.log"), 1000, true)
 	if err != nil {
 		t.Fatal(err)
 	}
 	to.Close()
 	ours, guest := io.Pipe()
-	r := startRecorder(ours, to, slog.New(slog.DiscardHandler))
+	r := Record(ours, to, slog.New(slog.DiscardHandler))
 	for range 10 {
 		if _, err := guest.Write(make([]byte, 4096)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	r.stop()
+	r.Stop()
 	if _, err := guest.Write([]byte("x")); err == nil {
-		t.Error("a stopped recorder still reads")
+		t.Error("a stopped Recorder still reads")
 	}
 }
 

@@ -1,4 +1,4 @@
-package qemu
+package vmmlog
 
 import (
 	"bytes"
@@ -12,7 +12,7 @@ import (
 func TestBoundedLog(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	const max = 1000
-	l, err := openLog(path, max, true)
+	l, err := Open(path, max, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +45,7 @@ func TestBoundedLog(t *testing.T) {
 
 func TestBoundedLogWithoutLines(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
-	l, err := openLog(path, 1000, true)
+	l, err := Open(path, 1000, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +66,7 @@ func TestBoundedLogWithoutRoom(t *testing.T) {
 	if err := os.Mkdir(path+".new", 0o700); err != nil {
 		t.Fatal(err)
 	}
-	l, err := openLog(path, 1000, true)
+	l, err := Open(path, 1000, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,12 +84,12 @@ func TestBoundedLogWithoutRoom(t *testing.T) {
 func TestBoundedLogGoesOn(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	for i, fresh := range []bool{true, false, true} {
-		l, err := openLog(path, 1000, fresh)
+		l, err := Open(path, 1000, fresh)
 		if err != nil {
 			t.Fatal(err)
 		}
 		fmt.Fprintf(l, "%d", i)
-		if got, want := string(l.tail(10)), []string{"0", "01", "2"}[i]; got != want {
+		if got, want := string(l.Tail(10)), []string{"0", "01", "2"}[i]; got != want {
 			t.Errorf("it holds %q, want %q", got, want)
 		}
 		l.Close()
@@ -102,9 +102,9 @@ func TestLastLines(t *testing.T) {
 		"\n\n":                     "",
 		"a\r\nb\n\nc\n":            "b; c",
 		"\x1b[31mred\x1b[0m \x00é": "[31mred[0m",
-		strings.Repeat("x", 300) + strings.Repeat("y", maxShown) + "\n": strings.Repeat("y", maxShown),
+		strings.Repeat("x", 300) + strings.Repeat("y", MaxShown) + "\n": strings.Repeat("y", MaxShown),
 	} {
-		if got := lastLines([]byte(in), 2); got != want {
+		if got := LastLines([]byte(in), 2); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
 		}
 	}
@@ -112,10 +112,10 @@ func TestLastLines(t *testing.T) {
 
 func TestKernelPanic(t *testing.T) {
 	console := "[    1.0] Kernel panic - not syncing: VFS: Unable to mount root fs\r\n[    1.1] CPU: 0\r\n"
-	if got, want := kernelPanic([]byte(console)), "Kernel panic - not syncing: VFS: Unable to mount root fs"; got != want {
+	if got, want := KernelPanic([]byte(console)), "Kernel panic - not syncing: VFS: Unable to mount root fs"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
-	if got := kernelPanic([]byte("all is well")); got != "" {
+	if got := KernelPanic([]byte("all is well")); got != "" {
 		t.Errorf("%q in a console without a panic", got)
 	}
 }

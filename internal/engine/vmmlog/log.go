@@ -1,4 +1,4 @@
-package qemu
+package vmmlog
 
 import (
 	"bytes"
@@ -8,17 +8,17 @@ import (
 	"os"
 )
 
-// boundedLog is a file that never grows beyond a size: when it would, its older half is dropped. Its content comes from
+// Log is a file that never grows beyond a size: when it would, its older half is dropped. Its content comes from
 // a guest that may print forever. It is written by one goroutine.
-type boundedLog struct {
+type Log struct {
 	path string
 	f    *os.File
 	size int64
 	max  int64
 }
 
-// openLog opens or makes a log of at most max bytes; fresh empties it.
-func openLog(path string, max int64, fresh bool) (*boundedLog, error) {
+// Open opens or makes a log of at most max bytes; fresh empties it.
+func Open(path string, max int64, fresh bool) (*Log, error) {
 	flags := os.O_RDWR | os.O_CREATE | os.O_APPEND
 	if fresh {
 		flags |= os.O_TRUNC
@@ -32,11 +32,11 @@ func openLog(path string, max int64, fresh bool) (*boundedLog, error) {
 		f.Close()
 		return nil, fmt.Errorf("look at the log: %w", err)
 	}
-	return &boundedLog{path: path, f: f, size: info.Size(), max: max}, nil
+	return &Log{path: path, f: f, size: info.Size(), max: max}, nil
 }
 
 // Write appends p.
-func (l *boundedLog) Write(p []byte) (int, error) {
+func (l *Log) Write(p []byte) (int, error) {
 	n := len(p)
 	if int64(n) > l.max/2 {
 		p = p[int64(n)-l.max/2:]
@@ -59,7 +59,7 @@ func (l *boundedLog) Write(p []byte) (int, error) {
 }
 
 // halve replaces the file by one with its newer half, from the first whole line on. Readers of the old one keep it.
-func (l *boundedLog) halve() error {
+func (l *Log) halve() error {
 	keep := make([]byte, min(l.max/2, l.size))
 	if _, err := l.f.ReadAt(keep, l.size-int64(len(keep))); err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("read the log: %w", err)
@@ -85,11 +85,12 @@ func (l *boundedLog) halve() error {
 	return nil
 }
 
-// tail returns the last bytes of the log, at most n.
-func (l *boundedLog) tail(n int64) []byte {
+// Tail returns the last bytes of the log, at most n.
+func (l *Log) Tail(n int64) []byte {
 	b := make([]byte, min(n, l.size))
 	m, _ := l.f.ReadAt(b, l.size-int64(len(b)))
 	return b[:m]
 }
 
-func (l *boundedLog) Close() error { return l.f.Close() }
+// Close closes the file.
+func (l *Log) Close() error { return l.f.Close() }
