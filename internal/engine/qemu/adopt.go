@@ -63,11 +63,11 @@ func (e *Engine) attachAgain(ctx context.Context, proc *process.Process, rec san
 		return nil, err
 	}
 	s.output = output
-	if s.console, err = files.dialConsole(ctx); err != nil {
+	if err := s.connect(ctx, files); err != nil {
 		s.close()
 		return nil, err
 	}
-	return e.attach(ctx, proc, rec, spec, logs, s)
+	return e.attach(proc, rec, spec, logs, s)
 }
 
 // Sweep kills QEMUs of the sandbox that no record tells of, and removes what they leave.

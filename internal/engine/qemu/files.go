@@ -1,10 +1,8 @@
 package qemu
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
@@ -59,14 +57,6 @@ func (f runtimeFiles) listen() (ends []*os.File, err error) {
 		}
 	}
 	return ends, nil
-}
-
-func (f runtimeFiles) dialConsole(ctx context.Context) (io.ReadCloser, error) {
-	conn, err := unixsock.Dial(ctx, f.console)
-	if err != nil {
-		return nil, fmt.Errorf("connect to the console: %w", err)
-	}
-	return conn, nil
 }
 
 func closeAll(files []*os.File) {

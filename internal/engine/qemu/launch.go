@@ -70,7 +70,7 @@ func (e *Engine) launch(ctx context.Context, cmd *command) (m *machine, err erro
 	rec := sandbox.MachineRecord{
 		Engine: engineName, Accelerator: cmd.accel, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID, LinkToken: cmd.token,
 	}
-	m, err = e.attach(ctx, proc, rec, spec, logs, streams)
+	m, err = e.attach(proc, rec, spec, logs, streams)
 	if err != nil {
 		m = nil
 		return nil, errors.Join(err, killAndWait(ctx, proc))
@@ -83,7 +83,7 @@ func (e *Engine) launch(ctx context.Context, cmd *command) (m *machine, err erro
 	return m, nil
 }
 
-// spawn starts QEMU, with its console connected.
+// spawn starts QEMU, with its monitor and console connected.
 func spawn(ctx context.Context, cmd *command, files runtimeFiles) (proc *process.Process, s streams, err error) {
 	defer func() {
 		if err != nil {
@@ -102,7 +102,7 @@ func spawn(ctx context.Context, cmd *command, files runtimeFiles) (proc *process
 	}
 	s.output = ours
 	defer theirs.Close()
-	if s.console, err = files.dialConsole(ctx); err != nil {
+	if err = s.connect(ctx, files); err != nil {
 		return nil, s, err
 	}
 	proc, err = process.Start(process.Spec{
@@ -130,10 +130,8 @@ func (m *machine) started(ctx context.Context) error {
 	case <-timeout.Done():
 		return fmt.Errorf("talk to QEMU: %w", m.monitor.err)
 	}
-	select {
-	case <-m.monitor.ready:
+	if m.exit.Code == 0 {
 		return nil // it ran, and the guest has ended already: Done and Exit say so
-	default:
 	}
 	detail := m.exit.Detail
 	if detail == "" {

@@ -54,23 +54,40 @@ var (
 	_ sandbox.Stager  = (*machine)(nil)
 )
 
-// streams are what a QEMU writes to: our ends.
+// streams are our ends of what a QEMU talks to. At a launch they are connected before QEMU runs: it may end at any moment,
+// and then they still hold what it said.
 type streams struct {
-	console io.ReadCloser // the guest's
+	monitor net.Conn
+	console net.Conn      // the guest's
 	output  io.ReadCloser // QEMU's own stdout and stderr
 }
 
-func (s streams) close() {
-	for _, c := range []io.Closer{s.console, s.output} {
-		if c != nil {
-			c.Close()
-		}
+// connect connects the sockets.
+func (s *streams) connect(ctx context.Context, f runtimeFiles) (err error) {
+	if s.monitor, err = unixsock.Dial(ctx, f.qmp); err != nil {
+		return fmt.Errorf("connect to the monitor: %w", err)
+	}
+	if s.console, err = unixsock.Dial(ctx, f.console); err != nil {
+		return fmt.Errorf("connect to the console: %w", err)
+	}
+	return nil
+}
+
+func (s *streams) close() {
+	if s.monitor != nil {
+		s.monitor.Close()
+	}
+	if s.console != nil {
+		s.console.Close()
+	}
+	if s.output != nil {
+		s.output.Close()
 	}
 }
 
 // attach takes a running QEMU under control: its streams, its monitor, its end. It owns the streams; on error the process
 // runs on and they are closed.
-func (e *Engine) attach(ctx context.Context, proc *process.Process, rec sandbox.MachineRecord, spec sandbox.MachineSpec, logs logFiles, s streams) (*machine, error) {
+func (e *Engine) attach(proc *process.Process, rec sandbox.MachineRecord, spec sandbox.MachineSpec, logs logFiles, s streams) (*machine, error) {
 	token, err := parseToken(rec.LinkToken)
 	if err != nil {
 		s.close()
@@ -83,11 +100,7 @@ func (e *Engine) attach(ctx context.Context, proc *process.Process, rec sandbox.
 	}
 	m.life, m.endLife = context.WithCancelCause(context.Background())
 	m.link = newLink(m.life, m.files.link, token, e.dialSession)
-	m.monitor, err = m.connectMonitor(ctx)
-	if err != nil {
-		s.close()
-		return nil, err
-	}
+	m.monitor = newQMP(s.monitor, m.onEvent)
 	m.console = vmmlog.Record(s.console, m.consoleLog, m.log)
 	m.output = vmmlog.Record(s.output, m.outputLog, m.log)
 	go m.watch()
