@@ -29,8 +29,12 @@ import (
 // build is set by the linker: scripts/build-guest.sh.
 var build = "unknown"
 
-// port is where the agent listens, on vsock and on the serial link.
-const port = 1024
+// port is where the agent listens, on vsock and on the serial link; readyPort is the host's, for the event that it does on
+// vsock, where a host's attempt to connect would be refused before. Package sandbox of the host has the same numbers.
+const (
+	port      = 1024
+	readyPort = 1025
+)
 
 func main() {
 	began := uptime()
@@ -111,6 +115,8 @@ func listen(p boot.Params) (listeners []net.Listener, failed chan error, err err
 			return nil, nil, err
 		}
 		listeners = append(listeners, l)
+		// Most hosts do not listen, and those that do can wait: nothing here depends on it.
+		go func() { _ = vsock.Knock(readyPort) }()
 	}
 	if len(listeners) == 0 {
 		return nil, nil, errors.New("this microVM has neither a serial link (agentkernel.link) nor vsock: the host cannot be reached")

@@ -74,8 +74,9 @@ type Disk struct {
 	ReadOnly bool
 }
 
-// DiskRole says what the guest agent does with a disk. It is the disk's virtio-blk serial, and the guest learns of it by
-// the kernel parameter agentkernel.disk=<role>:<fs>:<ro|rw>, one a disk.
+// DiskRole says what the guest agent does with a disk. The guest learns of it by the kernel parameter
+// agentkernel.disk=<role>:<fs>:<ro|rw>[:<device>], one a disk. Without a device, which is a name in the guest's /dev, the
+// disk is the one that has the role as its virtio-blk serial.
 type DiskRole string
 
 // The roles of disks.
@@ -138,3 +139,7 @@ type Stage struct {
 
 // GuestAgentPort is the port, on vsock and on the multiplexed serial link, where the guest agent listens.
 const GuestAgentPort = 1024
+
+// GuestReadyPort is the vsock port of the host that the guest agent connects to once it listens. It says nothing there:
+// the connection is the event, which the host needs not listen for.
+const GuestReadyPort = 1025

@@ -40,9 +40,11 @@ const (
 // process and of all that it starts. It returns a descriptor of the directory where the upper disk is mounted, outside
 // the new root, and -1 when there is an error. The initramfs is left behind mounted: all that is in it is this program.
 func Root(p Params) (upper int, err error) {
-	disks, err := findDisks("/sys/block", "/dev")
-	if err != nil {
-		return -1, err
+	var disks map[string]string
+	if p.bySerial() {
+		if disks, err = findDisks("/sys/block", "/dev"); err != nil {
+			return -1, err
+		}
 	}
 	if err := mountDisk(p, disks, roleRoot, lowerDir); err != nil {
 		return -1, err
@@ -91,11 +93,13 @@ func enter(dir string) error {
 func mountDisk(p Params, devices map[string]string, role, target string) error {
 	d, ok := p.disk(role)
 	if !ok {
-		return fmt.Errorf("the kernel parameters name no disk %s (agentkernel.disk=%s:<fs>:<ro|rw>)", role, role)
+		return fmt.Errorf("the kernel parameters name no disk %s (agentkernel.disk=%s:<fs>:<ro|rw>[:<device>])", role, role)
 	}
-	device, ok := devices[role]
-	if !ok {
-		return fmt.Errorf("the microVM has no disk with the serial %s", role)
+	device := "/dev/" + d.Device
+	if d.Device == "" {
+		if device, ok = devices[role]; !ok {
+			return fmt.Errorf("the microVM has no disk with the serial %s", role)
+		}
 	}
 	m := mount{device, target, d.FS, unix.MS_NOATIME | unix.MS_NODEV, ""}
 	if d.ReadOnly {

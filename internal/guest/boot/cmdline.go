@@ -5,11 +5,12 @@ package boot
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 )
 
-// Roles of disks; a disk's role is its virtio-blk serial.
+// Roles of disks. A disk without a device in its parameter has its role as its virtio-blk serial.
 const (
 	roleRoot      = "rootfs"
 	roleUpper     = "upper"
@@ -22,12 +23,16 @@ type Params struct {
 	Link  string // 32 hexadecimal digits, or empty when there is no serial link
 }
 
-// Disk is a parameter agentkernel.disk=<role>:<fs>:<ro|rw>.
+// Disk is a parameter agentkernel.disk=<role>:<fs>:<ro|rw>[:<device>].
 type Disk struct {
 	Role     string
 	FS       string
 	ReadOnly bool
+	Device   string // its name in /dev, for a VMM that gives disks no serial; empty to find it by its serial
 }
+
+// deviceName is what the kernel calls a virtio-blk disk.
+var deviceName = regexp.MustCompile(`^vd[a-z]{1,2}$`)
 
 // ParseCmdline reads the agent's parameters out of /proc/cmdline. Others are ignored.
 func ParseCmdline(line string) (Params, error) {
@@ -38,17 +43,35 @@ func ParseCmdline(line string) (Params, error) {
 		case "agentkernel.link":
 			p.Link = value
 		case "agentkernel.disk":
-			f := strings.Split(value, ":")
-			if len(f) != 3 || f[0] == "" || f[2] != "ro" && f[2] != "rw" || !slices.Contains([]string{"erofs", "squashfs", "ext4"}, f[1]) {
-				return Params{}, fmt.Errorf("the kernel parameter %s is not agentkernel.disk=<role>:<erofs|squashfs|ext4>:<ro|rw>", word)
+			d, ok := parseDisk(value)
+			if !ok {
+				return Params{}, fmt.Errorf("the kernel parameter %s is not agentkernel.disk=<role>:<erofs|squashfs|ext4>:<ro|rw>[:<device>]", word)
 			}
-			if _, ok := p.disk(f[0]); ok {
-				return Params{}, fmt.Errorf("the kernel parameters name two disks %s", f[0])
+			if _, ok := p.disk(d.Role); ok {
+				return Params{}, fmt.Errorf("the kernel parameters name two disks %s", d.Role)
 			}
-			p.Disks = append(p.Disks, Disk{f[0], f[1], f[2] == "ro"})
+			p.Disks = append(p.Disks, d)
 		}
 	}
 	return p, nil
+}
+
+func parseDisk(value string) (Disk, bool) {
+	f := strings.Split(value, ":")
+	if len(f) < 3 || len(f) > 4 || f[0] == "" || f[2] != "ro" && f[2] != "rw" || !slices.Contains([]string{"erofs", "squashfs", "ext4"}, f[1]) {
+		return Disk{}, false
+	}
+	d := Disk{Role: f[0], FS: f[1], ReadOnly: f[2] == "ro"}
+	if len(f) == 4 {
+		d.Device = f[3]
+		return d, deviceName.MatchString(d.Device)
+	}
+	return d, true
+}
+
+// bySerial reports whether a disk is to be found by its serial.
+func (p Params) bySerial() bool {
+	return slices.ContainsFunc(p.Disks, func(d Disk) bool { return d.Device == "" })
 }
 
 func (p Params) disk(role string) (Disk, bool) {

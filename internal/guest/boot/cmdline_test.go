@@ -6,14 +6,15 @@ import (
 )
 
 func TestParseCmdline(t *testing.T) {
-	got, err := ParseCmdline("quiet panic=-1 agentkernel.disk=rootfs:erofs:ro agentkernel.link=ab agentkernel.disk=upper:ext4:rw x=agentkernel.link=no\n")
-	want := Params{Disks: []Disk{{"rootfs", "erofs", true}, {"upper", "ext4", false}}, Link: "ab"}
+	got, err := ParseCmdline("quiet panic=-1 agentkernel.disk=rootfs:erofs:ro agentkernel.link=ab agentkernel.disk=upper:ext4:rw:vdb x=agentkernel.link=no\n")
+	want := Params{Disks: []Disk{{"rootfs", "erofs", true, ""}, {"upper", "ext4", false, "vdb"}}, Link: "ab"}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v, want %+v", got, err, want)
 	}
 	for _, line := range []string{
 		"agentkernel.disk", "agentkernel.disk=", "agentkernel.disk=a:ext4", "agentkernel.disk=a:ext4:xx", "agentkernel.disk=a:proc:ro",
-		"agentkernel.disk=:ext4:ro", "agentkernel.disk=a:ext4:ro agentkernel.disk=a:ext4:ro",
+		"agentkernel.disk=:ext4:ro", "agentkernel.disk=a:ext4:ro:", "agentkernel.disk=a:ext4:ro:vda:x",
+		"agentkernel.disk=a:ext4:ro:../proc/kcore", "agentkernel.disk=a:ext4:ro:vda1", "agentkernel.disk=a:ext4:ro agentkernel.disk=a:ext4:ro",
 	} {
 		if got, err := ParseCmdline(line); err == nil {
 			t.Errorf("%q: %+v, want an error", line, got)

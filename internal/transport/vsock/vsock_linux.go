@@ -1,4 +1,4 @@
-// Package vsock listens on AF_VSOCK inside the guest, for the host alone: vsock(7).
+// Package vsock speaks AF_VSOCK inside the guest, with the host alone: vsock(7).
 package vsock
 
 import (
@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	device  = "/dev/vsock"
-	backlog = 128
+	device = "/dev/vsock"
+	// What does not fit is refused, not held back: as many as Firecracker's muxer has connections.
+	backlog = 1024
 )
 
 // Available reports whether this microVM has a vsock device: with none, the kernel knows no CID of its own.
@@ -26,6 +27,20 @@ func Available() bool {
 	defer unix.Close(fd)
 	cid, err := unix.IoctlGetUint32(fd, unix.IOCTL_VM_SOCKETS_GET_LOCAL_CID)
 	return err == nil && cid > unix.VMADDR_CID_HOST && cid != unix.VMADDR_CID_ANY
+}
+
+// Knock connects to a port of the host and hangs up: an event for a host that listens for it. One that does not refuses, and
+// that is an error like any other.
+func Knock(port uint32) error {
+	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("make a vsock socket: %w", err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Connect(fd, &unix.SockaddrVM{CID: unix.VMADDR_CID_HOST, Port: port}); err != nil {
+		return fmt.Errorf("connect to vsock port %d of the host: %w", port, err)
+	}
+	return nil
 }
 
 type listener struct {
