@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 func TestPatterns(t *testing.T) {
@@ -55,15 +54,8 @@ func TestDeeperRulesWin(t *testing.T) {
 func TestHostilePattern(t *testing.T) {
 	var r *rules
 	r = r.with("", strings.Repeat("*a", 500)+"b\n"+strings.Repeat("**/a/", 400)+"b")
-	done := make(chan bool)
-	go func() { done <- r.ignored(strings.Repeat("a/", 1000)+strings.Repeat("a", 255), false) }()
-	select {
-	case got := <-done:
-		if got {
-			t.Error("it matched")
-		}
-	case <-time.After(time.Minute):
-		t.Fatal("a pattern of stars takes more than a minute")
+	if r.ignored(strings.Repeat("a/", 1000)+strings.Repeat("a", 255), false) {
+		t.Error("it matched")
 	}
 }
 

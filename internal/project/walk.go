@@ -22,7 +22,7 @@ const (
 	maxFile    = 40 << 30                  // bytes; tar2ext4 writes wrong extents above 42.5 GiB
 	maxSubdirs = 64_990                    // of one directory: each is a link to it, and ext4 has 65,000
 	maxLinks   = 64_990
-	maxEntries = 4_000_000 // the writer of ext4 keeps some 500 bytes of each in memory
+	maxEntries = 2_000_000 // the writer of ext4 keeps some 900 bytes of each in memory until it is done
 )
 
 // walker writes a tree to a tar stream, sorted by name.
