@@ -80,12 +80,8 @@ func TestBadImages(t *testing.T) {
 	}
 
 	// A file system with nothing in it: the guest's kernel and agent come up, and there is nothing to run.
-	empty := filepath.Join(dir, "root")
-	if err := os.Mkdir(empty, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	image := filepath.Join(dir, "nothing.erofs")
-	if out, err := exec.Command("mkfs.erofs", image, empty).CombinedOutput(); err != nil {
+	image := filepath.Join(dir, "nothing.ext4")
+	if out, err := exec.Command("/sbin/mke2fs", "-q", "-t", "ext4", image, "4M").CombinedOutput(); err != nil {
 		t.Fatal(err, string(out))
 	}
 	h.started("nothing", "--image", image)
