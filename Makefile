@@ -7,7 +7,7 @@ GO      := go
 SOURCE  := /usr/src/linux-source-6.1.tar.xz
 
 # What is needed to build the kernel and the base image, and to run microVMs.
-PACKAGES := build-essential flex bison bc libelf-dev xz-utils zstd busybox-static e2fsprogs linux-source-6.1 qemu-system-x86
+PACKAGES := build-essential flex bison bc libelf-dev xz-utils busybox-static e2fsprogs linux-source-6.1 qemu-system-x86
 PACKAGES_ARM64 := gcc-aarch64-linux-gnu qemu-system-arm
 
 .PHONY: build run test test-arm64 lint bench generate setup ready

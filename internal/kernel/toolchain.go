@@ -50,9 +50,6 @@ func requirements(arch, host Arch) []requirement {
 		{"make", "make"}, {"gcc", "gcc"}, {"ld", "binutils"}, {"flex", "flex"}, {"bison", "bison"}, {"bc", "bc"},
 		{"tar", "tar"}, {"xz", "xz-utils"}, {"patch", "patch"},
 	}
-	if arch == X86_64 {
-		reqs = append(reqs, requirement{"zstd", "zstd"}) // compresses the bzImage
-	}
 	if cross := arch.crossPrefix(host); cross != "" {
 		triplet := strings.ReplaceAll(strings.TrimSuffix(cross, "-"), "_", "-")
 		reqs = append(reqs,
