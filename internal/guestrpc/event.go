@@ -62,7 +62,6 @@ type decoder struct {
 	hasStdin bool
 	started  bool
 	ended    bool
-	credit   int // output messages that the guest may still send
 }
 
 func (d *decoder) decode(r *guestv1.ExecResponse) (Event, error) {
@@ -86,9 +85,9 @@ func (d *decoder) decode(r *guestv1.ExecResponse) (Event, error) {
 	}
 	switch m := r.GetMsg().(type) {
 	case *guestv1.ExecResponse_Stdout:
-		return Stdout(m.Stdout), d.output(len(m.Stdout))
+		return Stdout(m.Stdout), checkOutput(len(m.Stdout))
 	case *guestv1.ExecResponse_Stderr:
-		return Stderr(m.Stderr), d.output(len(m.Stderr))
+		return Stderr(m.Stderr), checkOutput(len(m.Stderr))
 	case *guestv1.ExecResponse_StdinCredit:
 		if !d.hasStdin || m.StdinCredit == 0 || m.StdinCredit > maxStdinCredit {
 			return nil, fmt.Errorf("the guest asked for %d bytes of stdin", m.StdinCredit)
@@ -100,14 +99,10 @@ func (d *decoder) decode(r *guestv1.ExecResponse) (Event, error) {
 	return nil, fmt.Errorf("the guest sent a message of an unknown type")
 }
 
-func (d *decoder) output(n int) error {
+func checkOutput(n int) error {
 	if n == 0 || n > maxPiece {
 		return fmt.Errorf("the guest sent a piece of output of %d bytes, and 1 to %d are allowed", n, maxPiece)
 	}
-	if d.credit == 0 {
-		return errors.New("the guest sent more output than it was allowed to")
-	}
-	d.credit--
 	return nil
 }
 

@@ -68,7 +68,7 @@ func (c *Client) Exec(ctx context.Context, spec ExecSpec) (*Exec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to the guest agent: %w", err)
 	}
-	x := &Exec{closed: !spec.Stdin, dec: decoder{hasStdin: spec.Stdin, credit: outputCredit}}
+	x := &Exec{closed: !spec.Stdin, dec: decoder{hasStdin: spec.Stdin}}
 	x.guard = &guard{Conn: conn, check: x.expect()}
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	x.cancel = cancel
@@ -111,10 +111,8 @@ func (x *Exec) Recv() (Event, error) {
 		return nil, io.EOF
 	}
 	if 2*x.taken >= outputCredit {
-		if err := x.stream.Send(&guestv1.ExecRequest{Msg: &guestv1.ExecRequest_OutputCredit{OutputCredit: uint32(x.taken)}}); err != nil {
-			return nil, x.fail(err)
-		}
-		x.dec.credit += x.taken
+		// When this fails, the connection is gone, and what came before that is still to be handed out.
+		_ = x.stream.Send(&guestv1.ExecRequest{Msg: &guestv1.ExecRequest_OutputCredit{OutputCredit: uint32(x.taken)}})
 		x.taken = 0
 	}
 	resp, err := x.stream.Recv()
@@ -141,6 +139,7 @@ func (x *Exec) Recv() (Event, error) {
 		x.mu.Lock()
 		x.closed = true
 		x.mu.Unlock()
+		x.Close() // the guest waits for that
 	}
 	return ev, nil
 }

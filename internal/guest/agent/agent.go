@@ -98,7 +98,8 @@ func (s *service) Shutdown(ctx context.Context, req *guestv1.ShutdownRequest) (*
 	return &guestv1.ShutdownResponse{}, nil
 }
 
-// Exec runs one command. An error that it returns means that the connection is of no more use.
+// Exec runs one command. After the last message it waits for the host to close the connection: the host may be sending
+// still, and the RPC library would answer it that the stream has ended.
 func (s *service) Exec(ctx context.Context, stream guestv1.Agent_ExecServer) error {
 	req, err := stream.Recv()
 	if err != nil {
@@ -111,7 +112,7 @@ func (s *service) Exec(ctx context.Context, stream guestv1.Agent_ExecServer) err
 	command, err := s.o.Runner.Start(start)
 	var why *exec.Error
 	if errors.As(err, &why) {
-		return stream.Send(&guestv1.ExecResponse{Msg: &guestv1.ExecResponse_Failed{Failed: &guestv1.ExecFailed{Reason: why.Reason, Message: why.Message}}})
+		return last(ctx, stream, &guestv1.ExecResponse{Msg: &guestv1.ExecResponse_Failed{Failed: &guestv1.ExecFailed{Reason: why.Reason, Message: why.Message}}})
 	}
 	if err != nil {
 		return err
@@ -128,5 +129,13 @@ func (s *service) Exec(ctx context.Context, stream guestv1.Agent_ExecServer) err
 	if err != nil {
 		return err
 	}
-	return stream.Send(&guestv1.ExecResponse{Msg: &guestv1.ExecResponse_Exited{Exited: exited}})
+	return last(ctx, stream, &guestv1.ExecResponse{Msg: &guestv1.ExecResponse_Exited{Exited: exited}})
+}
+
+func last(ctx context.Context, stream guestv1.Agent_ExecServer, r *guestv1.ExecResponse) error {
+	if err := stream.Send(r); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return ctx.Err()
 }
