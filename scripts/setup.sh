@@ -39,9 +39,16 @@ run() {
   set -e
   return "$status"
 }
-# A package list that is fresh enough saves the update.
+update() { run $sudo apt-get update -q || { cat "$log" >&2; exit 1; }; }
+# A list that knows the packages saves the update, unless it is so old that they are no longer to be had.
+for package in "${missing[@]}"; do
+  if ! apt-cache show "$package" >/dev/null 2>&1; then
+    update
+    break
+  fi
+done
 if ! run "${install[@]}"; then
-  run $sudo apt-get update -q || { cat "$log" >&2; exit 1; }
+  update
   run "${install[@]}" || { cat "$log" >&2; exit 1; }
 fi
 echo "setup: done"
