@@ -32,15 +32,23 @@ type guard struct {
 	err error // the first rule that was broken
 }
 
+// Read hands on the frames before one that breaks a rule, and nothing after.
 func (g *guard) Read(p []byte) (int, error) {
+	if err := g.broken(); err != nil {
+		return 0, err
+	}
 	n, err := g.Conn.Read(p)
-	if broken := g.scan(p[:n]); broken != nil {
-		g.mu.Lock()
-		g.err = broken
-		g.mu.Unlock()
+	good, broken := g.scan(p[:n])
+	if broken == nil {
+		return n, err
+	}
+	g.mu.Lock()
+	g.err = broken
+	g.mu.Unlock()
+	if good == 0 {
 		return 0, broken
 	}
-	return n, err
+	return good, nil
 }
 
 // broken returns the rule that the guest broke, if it did.
@@ -50,27 +58,31 @@ func (g *guard) broken() error {
 	return g.err
 }
 
-func (g *guard) scan(p []byte) error {
-	for len(p) > 0 {
+// scan looks at the next bytes. When there is a header in them that breaks a rule, good is how many bytes come before it.
+func (g *guard) scan(p []byte) (good int, err error) {
+	for at := 0; at < len(p); {
 		if g.body > 0 {
-			n := min(uint64(g.body), uint64(len(p)))
-			p = p[n:]
+			n := min(uint64(g.body), uint64(len(p)-at))
+			at += int(n)
 			g.body -= uint32(n)
 			continue
 		}
-		n := copy(g.header[g.have:], p)
-		p = p[n:]
+		if g.have == 0 {
+			good = at
+		}
+		n := copy(g.header[g.have:], p[at:])
+		at += n
 		if g.have += n; g.have < headerSize {
-			return nil
+			break
 		}
 		g.have = 0
 		g.body = binary.BigEndian.Uint32(g.header[:])
 		if g.body > maxFrame {
-			return fmt.Errorf("the guest sent a frame of %d bytes, more than the %d allowed", g.body, maxFrame)
+			return good, fmt.Errorf("the guest sent a frame of %d bytes, more than the %d allowed", g.body, maxFrame)
 		}
 		if err := g.check(binary.BigEndian.Uint32(g.header[4:]), g.header[8], g.header[9]); err != nil {
-			return err
+			return good, err
 		}
 	}
-	return nil
+	return len(p), nil
 }
