@@ -28,6 +28,7 @@ type Spec struct {
 	Env    []string   // the whole environment
 	Dir    string     // working directory
 	Output *os.File   // stdout and stderr
+	Errors *os.File   // stderr, when it is another
 	Files  []*os.File // become descriptors 3, 4, … of the process
 }
 
@@ -61,6 +62,9 @@ func Start(spec Spec) (*Process, error) {
 		return nil, err
 	}
 	files := []uintptr{null.Fd(), spec.Output.Fd(), spec.Output.Fd()}
+	if spec.Errors != nil {
+		files[2] = spec.Errors.Fd()
+	}
 	for _, f := range spec.Files {
 		files = append(files, f.Fd())
 	}

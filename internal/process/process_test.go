@@ -3,6 +3,7 @@ package process
 import (
 	"bufio"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"strconv"
@@ -65,6 +66,29 @@ func TestExit(t *testing.T) {
 		}
 		if err := p.Kill(); err != nil {
 			t.Errorf("%s: kill after the end: %v", tc.script, err)
+		}
+	}
+}
+
+func TestErrorsApart(t *testing.T) {
+	var ends [2]struct{ r, w *os.File }
+	for i := range ends {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		ends[i].r, ends[i].w = r, w
+	}
+	p, err := Start(Spec{Path: "/bin/sh", Args: []string{"sh", "-c", "echo out; echo err >&2"}, Dir: "/", Output: ends[0].w, Errors: ends[1].w})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait(t, p)
+	for i, want := range []string{"out\n", "err\n"} {
+		ends[i].w.Close()
+		if got, err := io.ReadAll(ends[i].r); string(got) != want || err != nil {
+			t.Errorf("stream %d said %q, %v; want %q", i+1, got, err, want)
 		}
 	}
 }

@@ -27,7 +27,9 @@ var leftOut = map[string]bool{
 // where Firecracker's own documentation of CPU templates has the same lists in all versions. What is in them is not checked.
 var vague = map[string][]string{"CpuConfig": {"1.10.1", "1.12.1"}}
 
-func (s spec) vague(ref *openapi3.SchemaRef) bool { return slices.Contains(vague[definition(ref)], s.version) }
+func (s spec) vague(ref *openapi3.SchemaRef) bool {
+	return slices.Contains(vague[definition(ref)], s.version)
+}
 
 // spec is one version of the specification.
 type spec struct {

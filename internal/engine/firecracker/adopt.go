@@ -1,0 +1,98 @@
+package firecracker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/agentkernel/agentkernel/internal/process"
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+)
+
+// killTimeout is how long a Firecracker that was sent SIGKILL may take to be gone; it may be in a write to a slow disk.
+const killTimeout = 30 * time.Second
+
+// Adopt takes over a Firecracker that an earlier process of ours launched. It uses of spec the ID and the directories only, and
+// asks Firecracker nothing.
+func (e *Engine) Adopt(_ context.Context, spec sandbox.MachineSpec, rec sandbox.MachineRecord) (sandbox.Machine, error) {
+	if rec.Engine != engineName {
+		return nil, fmt.Errorf("adopt a microVM: its record is of the engine %q", rec.Engine)
+	}
+	files := runtimeFilesIn(spec.RuntimeDir)
+	proc, err := process.Open(process.Identity{PID: rec.PID, StartTime: rec.StartTime, BootID: rec.BootID})
+	if errors.Is(err, process.ErrGone) {
+		if err := files.remove(); err != nil {
+			return nil, fmt.Errorf("remove the files of a VMM that is gone: %w", err)
+		}
+		return nil, sandbox.ErrGone
+	}
+	if err != nil {
+		return nil, fmt.Errorf("adopt a microVM: %w", err)
+	}
+	m, err := e.readopt(proc, rec, spec, files)
+	if err != nil {
+		select {
+		case <-proc.Done(): // it ended just now
+			return nil, errors.Join(sandbox.ErrGone, files.remove())
+		default:
+		}
+		proc.Release()
+		return nil, fmt.Errorf("adopt a microVM: %w", err)
+	}
+	return m, nil
+}
+
+func (e *Engine) readopt(proc *process.Process, rec sandbox.MachineRecord, spec sandbox.MachineSpec, files runtimeFiles) (*machine, error) {
+	s, err := files.openStreams()
+	if err != nil {
+		return nil, err
+	}
+	logs, err := openLogs(spec.LogDir, false)
+	if err != nil {
+		s.close()
+		return nil, err
+	}
+	return e.attach(proc, rec, spec, logs, s)
+}
+
+// Sweep kills Firecrackers of the sandbox that no record tells of, and removes what they leave.
+func (e *Engine) Sweep(ctx context.Context, spec sandbox.MachineSpec) error {
+	ids, err := process.FindByArg(marker(spec.ID))
+	if err != nil {
+		return fmt.Errorf("look for a Firecracker without a record: %w", err)
+	}
+	for _, id := range ids {
+		proc, err := process.Open(id)
+		if errors.Is(err, process.ErrGone) {
+			continue
+		}
+		if err == nil {
+			e.log.Warn("killing a Firecracker without a record", "sandbox", spec.ID, "pid", id.PID)
+			if err = killAndWait(ctx, proc); err != nil {
+				proc.Release()
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("kill a Firecracker without a record: %w", err)
+		}
+	}
+	if err := runtimeFilesIn(spec.RuntimeDir).remove(); err != nil {
+		return fmt.Errorf("remove the files of a Firecracker without a record: %w", err)
+	}
+	return nil
+}
+
+func killAndWait(ctx context.Context, proc *process.Process) error {
+	if err := proc.Kill(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
+	defer cancel()
+	select {
+	case <-proc.Done():
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("Firecracker (pid %d) was killed and is not gone after %v", proc.Identity().PID, killTimeout)
+	}
+}

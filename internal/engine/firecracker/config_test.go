@@ -1,0 +1,97 @@
+package firecracker
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+)
+
+func TestConfiguration(t *testing.T) {
+	spec := sandbox.MachineSpec{
+		ID: "0", Arch: sandbox.X8664, VCPUs: 2, MemoryMiB: 256, VsockCID: 7, Initrd: "/i",
+		Kernel: sandbox.KernelImage{Path: "/k", LAPICTimer: true},
+		Disks: []sandbox.Disk{
+			{Role: sandbox.RootLower, Path: "/images/a b", FS: "erofs", ReadOnly: true},
+			{Role: sandbox.Upper, Path: "/u", FS: "ext4"},
+			{Role: sandbox.Workspace, Path: "/w", FS: "ext4", ReadOnly: true},
+		},
+	}
+	config, links := configuration(spec)
+	got, err := json.MarshalIndent(config, "", " ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `{
+ "drives": [
+  {
+   "drive_id": "rootfs",
+   "is_root_device": false,
+   "is_read_only": true,
+   "path_on_host": "files/disk-rootfs",
+   "cache_type": "Unsafe"
+  },
+  {
+   "drive_id": "upper",
+   "is_root_device": false,
+   "path_on_host": "files/disk-upper",
+   "cache_type": "Writeback"
+  },
+  {
+   "drive_id": "workspace",
+   "is_root_device": false,
+   "is_read_only": true,
+   "path_on_host": "files/disk-workspace",
+   "cache_type": "Unsafe"
+  }
+ ],
+ "boot-source": {
+  "kernel_image_path": "files/kernel",
+  "initrd_path": "files/initramfs",
+  "boot_args": "quiet console=ttyS0 8250.nr_uarts=1 panic=-1 rdinit=/init random.trust_cpu=on rcupdate.rcu_expedited=1 earlyprintk=serial,ttyS0,115200 reboot=k lapic_timer_khz=1000000 agentkernel.disk=rootfs:erofs:ro:vda agentkernel.disk=upper:ext4:rw:vdb agentkernel.disk=workspace:ext4:ro:vdc"
+ },
+ "machine-config": {
+  "vcpu_count": 2,
+  "mem_size_mib": 256
+ },
+ "vsock": {
+  "guest_cid": 7,
+  "uds_path": "v.sock"
+ }
+}`
+	if string(got) != want {
+		t.Errorf("%s\nwant %s", got, want)
+	}
+	for name, target := range map[string]string{"kernel": "/k", "initramfs": "/i", "disk-rootfs": "/images/a b", "disk-upper": "/u", "disk-workspace": "/w"} {
+		if links[name] != target {
+			t.Errorf("%s leads to %q, want %q", name, links[name], target)
+		}
+	}
+	spec.Arch = sandbox.AArch64
+	config, _ = configuration(spec)
+	if args := config.BootSource.BootArgs; strings.Contains(args, "reboot=k") || strings.Contains(args, "lapic") || config.Entropy == nil {
+		t.Errorf("aarch64: %s, %v", args, config.Entropy)
+	}
+}
+
+// What Firecracker 1.16.1 says when it does not like something.
+func TestComplaints(t *testing.T) {
+	for name, tc := range map[string]struct{ said, want string }{
+		"a sentence and its source": {
+			`2026-11-24T08:04:37.297 [agentkernel-x:main:WARN] in passing
+2026-11-24T08:04:37.298583314 [agentkernel-x:main:ERROR] RunWithApiError error: Failed to build MicroVM from Json: Could not Start MicroVM from one single json: System configuration error: Kernel Loader: Unable to read elf header
+2026-11-24T08:04:37.298645744 [agentkernel-x:main:ERROR] Firecracker exiting with error. exit_code=1
+Error: RunWithApi(BuildFromJson(StartMicroVM(ConfigureSystem(KernelLoader(Elf(ReadElfHeader))))))
+`, "System configuration error: Kernel Loader: Unable to read elf header",
+		},
+		"the source alone":   {"Error: ParseArguments(UnexpectedArgument(\"foo\"))\n", `Error: ParseArguments(UnexpectedArgument("foo"))`},
+		"refused guests":     {"2026-11-24T08:04:37.3 [agentkernel-x:main:ERROR] Received signal 13, code 0.\n", ""},
+		"nothing":            {"", ""},
+		"not fit for a user": {"Error: \x1b[31mred\x00\n", "Error: [31mred"},
+	} {
+		if got := complaints([]byte(tc.said)); got != tc.want {
+			t.Errorf("%s: %q, want %q", name, got, tc.want)
+		}
+	}
+}

@@ -1,0 +1,21 @@
+// Package firecracker is the engine that runs a microVM in Firecracker, on Linux with hardware virtualization.
+//
+// Firecracker gets the whole configuration in a file (--config-file) and starts the guest by itself. So a boot takes one
+// request on the API socket, whose answer says that the guest was started, instead of one for each part of the machine; and
+// what Firecracker objects to it says on stderr and in its log, before it ends.
+//
+// It runs in the microVM's runtime directory, and every path that it gets is relative to that, so that the length of a socket's
+// path does not matter and a snapshot can be restored in the directory of another sandbox:
+//
+//	config.json     the configuration
+//	files/          links to the kernel, the initramfs and the disks
+//	api.sock        Firecracker's API (package fcapi)
+//	v.sock          its vsock device (package hybridvsock)
+//	v.sock_1025     where the guest agent knocks when it listens
+//	console.pipe    the guest's serial console, which is Firecracker's stdout; written to LogDir/console.log
+//	vmm.pipe        Firecracker's log and stderr, written to LogDir/vmm.log
+//
+// A Firecracker outlives the daemon that started it, and the next one adopts it with nothing but the MachineRecord: a
+// connection to the guest is a connection to v.sock, and needs no state. What the guest prints while no daemon is there stays in
+// the pipe as long as there is room.
+package firecracker

@@ -1,0 +1,137 @@
+package firecracker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+
+	"github.com/agentkernel/agentkernel/internal/transport/hybridvsock"
+	"github.com/agentkernel/agentkernel/internal/unixsock"
+)
+
+// link is the vsock device of a microVM. Until the guest has been reached for the first time it listens for the guest agent's
+// knock, so that a dial that comes too early is repeated when there is a reason to, and not before.
+type link struct {
+	socket string
+	life   context.Context // ends with the VMM
+
+	mu       sync.Mutex
+	listener *unixsock.Listener // nil once the guest has been reached
+	knocked  chan struct{}      // closed by the next knock, or when the guest is reached
+
+	accepting chan struct{} // closed when nobody accepts any more
+}
+
+// newLink listens before anybody dials: a knock is never missed by a dial that was refused before it.
+func newLink(life context.Context, files runtimeFiles) (*link, error) {
+	l, err := unixsock.Listen(files.ready)
+	if err != nil {
+		return nil, fmt.Errorf("listen for the guest agent: %w", err)
+	}
+	k := &link{socket: files.vsock, life: life, listener: l, knocked: make(chan struct{}), accepting: make(chan struct{})}
+	go k.accept(l)
+	return k, nil
+}
+
+// accept hangs up on whoever knocks. Any program in the guest may; all that it brings about is a dial that is refused.
+func (l *link) accept(from *unixsock.Listener) {
+	defer close(l.accepting)
+	for {
+		conn, err := from.Accept()
+		if err != nil {
+			l.stopListening() // from now on a refused dial fails
+			return
+		}
+		conn.Close()
+		l.mu.Lock()
+		if l.listener != nil {
+			close(l.knocked)
+			l.knocked = make(chan struct{})
+		}
+		l.mu.Unlock()
+	}
+}
+
+// nextKnock is closed by the next knock. It is nil when there is none to wait for.
+func (l *link) nextKnock() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.listener == nil {
+		return nil
+	}
+	return l.knocked
+}
+
+func (l *link) stopListening() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.listener != nil {
+		l.listener.Close()
+		l.listener = nil
+		close(l.knocked)
+	}
+}
+
+// close ends the listening. Connections go on.
+func (l *link) close() {
+	l.stopListening()
+	<-l.accepting
+}
+
+// dial opens a stream to a port of the guest. The first one waits for the guest to listen, until ctx ends or the VMM is gone.
+func (l *link) dial(ctx context.Context, port uint32) (net.Conn, error) {
+	ctx, cancel := during(l.life, ctx)
+	defer cancel()
+	for {
+		knock := l.nextKnock()
+		conn, err := l.connect(ctx, port)
+		if err == nil {
+			l.stopListening()
+			return conn, nil
+		}
+		if cause := context.Cause(ctx); cause != nil {
+			return nil, fmt.Errorf("connect to port %d of the guest: %w", port, cause)
+		}
+		if knock == nil || !tooEarly(err) {
+			return nil, err
+		}
+		select {
+		case <-knock:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for the guest to listen: %w", context.Cause(ctx))
+		}
+	}
+}
+
+func (l *link) connect(ctx context.Context, port uint32) (net.Conn, error) {
+	conn, err := unixsock.Dial(ctx, l.socket)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the guest: %w", err)
+	}
+	if err := hybridvsock.Connect(ctx, conn, port); err != nil {
+		return nil, err
+	}
+	return conn, nil
+}
+
+// tooEarly: the guest does not listen yet, or Firecracker (when it is adopted) has not made its socket yet.
+func tooEarly(err error) bool {
+	return errors.Is(err, hybridvsock.ErrRefused) || errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// during is ctx, ended by the end of life too.
+func during(life, ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	if life.Err() != nil {
+		cancel(context.Cause(life))
+	}
+	stop := context.AfterFunc(life, func() { cancel(context.Cause(life)) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
+	}
+}
