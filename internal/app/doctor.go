@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 
+	"github.com/agentkernel/agentkernel/internal/engine/auto"
 	"github.com/agentkernel/agentkernel/internal/hostvirt"
 	"github.com/agentkernel/agentkernel/internal/image"
 	"github.com/agentkernel/agentkernel/internal/kernel"
@@ -40,14 +41,7 @@ func Doctor(ctx context.Context, dirs paths.Dirs) ([]Check, error) {
 		detail += fmt.Sprintf(" (measured: %.2g ns an instruction)", kvm.NsPerInstruction)
 	}
 	checks = append(checks, Check{Name: "hardware virtualization", OK: kvm.Good, Detail: detail, Fix: kvm.Hint})
-	for _, e := range engines(dirs, slog.New(slog.DiscardHandler)) {
-		c := e.Capabilities(ctx)
-		check := Check{Name: "engine " + e.Name(), OK: c.Usable, Fix: c.Hint, Needed: true, Detail: c.Reason}
-		if c.Usable {
-			check.Detail = fmt.Sprintf("%s %s, accelerator %s: %s", c.Binary, c.Version, c.Accelerator, c.Reason)
-		}
-		checks = append(checks, check)
-	}
+	checks = append(checks, engineChecks(newEngine(dirs, slog.New(slog.DiscardHandler)).Choose(ctx, hostArch()))...)
 	checks = append(checks, kernelCheck(dirs), imageCheck(dirs))
 	mke2fs := Check{Name: "mke2fs", OK: true, Detail: "makes the disks of sandboxes", Fix: "apt-get install e2fsprogs", Needed: true}
 	if findTool("mke2fs") == "" {
@@ -60,6 +54,24 @@ func Doctor(ctx context.Context, dirs paths.Dirs) ([]Check, error) {
 		daemon.Detail = fmt.Sprintf("pid %d, version %s", v.Pid, v.Version)
 	}
 	return append(checks, daemon), nil
+}
+
+// engineChecks has one check an engine and one for the choice. One engine is enough.
+func engineChecks(choices []auto.Choice) []Check {
+	var checks []Check
+	chosen := Check{Name: "engine", Needed: true, Detail: "none can be used", Fix: "install one of them"}
+	for _, v := range choices {
+		c := v.Capabilities
+		check := Check{Name: "engine " + v.Engine.Name(), OK: c.Usable, Fix: c.Hint, Detail: c.Reason}
+		if c.Usable {
+			check.Detail = fmt.Sprintf("%s %s, accelerator %s: %s", c.Binary, c.Version, c.Accelerator, c.Reason)
+		}
+		checks = append(checks, check)
+		if v.Chosen {
+			chosen.OK, chosen.Detail, chosen.Fix = true, fmt.Sprintf("%s is used: %s", v.Engine.Name(), v.Why), ""
+		}
+	}
+	return append(checks, chosen)
 }
 
 func kernelCheck(dirs paths.Dirs) Check {

@@ -12,6 +12,8 @@ import (
 
 	apiv1 "github.com/agentkernel/agentkernel/api/v1"
 	"github.com/agentkernel/agentkernel/internal/disk"
+	"github.com/agentkernel/agentkernel/internal/engine/auto"
+	"github.com/agentkernel/agentkernel/internal/engine/firecracker"
 	"github.com/agentkernel/agentkernel/internal/engine/qemu"
 	"github.com/agentkernel/agentkernel/internal/hostvirt"
 	"github.com/agentkernel/agentkernel/internal/icount"
@@ -27,18 +29,21 @@ import (
 // system is a daemon's parts.
 type system struct {
 	manager *manager.Manager
-	engines []sandbox.Engine
+	engine  *auto.Engine
 	info    hostvirt.Host
 }
 
-// engines of this host, the preferred one first.
-func engines(dirs paths.Dirs, log *slog.Logger) []sandbox.Engine {
-	return []sandbox.Engine{qemu.New(qemu.Options{Log: log, CacheDir: engineCache(dirs)})}
+// newEngine chooses at each start: Firecracker where it is installed and KVM is good, else QEMU.
+func newEngine(dirs paths.Dirs, log *slog.Logger) *auto.Engine {
+	return auto.New(log, hostArch(),
+		firecracker.New(firecracker.Options{Log: log, BinaryDir: filepath.Join(dirs.Data, "firecracker"), KVMCache: kvmCache(dirs)}),
+		qemu.New(qemu.Options{Log: log, CacheDir: engineCache(dirs)}),
+	)
 }
 
 func engineCache(dirs paths.Dirs) string { return filepath.Join(dirs.Cache(), "qemu") }
 
-// kvmCache is where the qemu engine keeps the verdict on KVM.
+// kvmCache is where the engines keep the verdict on KVM.
 func kvmCache(dirs paths.Dirs) string { return filepath.Join(engineCache(dirs), "kvm.json") }
 
 func hostArch() sandbox.Arch {
@@ -63,11 +68,11 @@ func build(dirs paths.Dirs, log *slog.Logger) (*system, error) {
 	if err != nil {
 		return nil, err
 	}
-	list := engines(dirs, log)
+	engine := newEngine(dirs, log)
 	return &system{
-		info: info, engines: list,
+		info: info, engine: engine,
 		manager: manager.New(manager.Deps{
-			Log: log, Store: sandboxes, Engine: list[0], RuntimeDir: dirs.Runtime,
+			Log: log, Store: sandboxes, Engine: engine, RuntimeDir: dirs.Runtime,
 			Host: sandbox.Host{MemoryMiB: info.MemoryMiB}, HostArch: hostArch(),
 			ResolveImage: images.Resolve,
 			OpenImage:    images.OpenDigest,
@@ -112,10 +117,10 @@ func (s *system) host(ctx context.Context) apiv1.Host {
 		}
 		return &s
 	}
-	for _, e := range s.engines {
-		c := e.Capabilities(ctx)
+	for _, choice := range s.engine.Choose(ctx, hostArch()) {
+		c := choice.Capabilities
 		info := apiv1.EngineInfo{
-			Name: e.Name(), Usable: c.Usable, Reason: text(c.Reason), Hint: text(c.Hint), Accelerator: text(c.Accelerator),
+			Name: choice.Engine.Name(), Usable: c.Usable, Reason: text(c.Reason), Hint: text(c.Hint), Accelerator: text(c.Accelerator),
 			Version: text(c.Version), Binary: text(c.Binary),
 		}
 		if c.Confinement != nil {

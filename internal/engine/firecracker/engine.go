@@ -85,8 +85,8 @@ func (e *Engine) CapabilitiesFor(ctx context.Context, arch sandbox.Arch) sandbox
 	}
 }
 
-// usable returns what is needed to run guests of arch, or why they cannot be run. KVM is measured only when there is a
-// Firecracker.
+// usable returns what is needed to run guests of arch, or why they cannot be run. That KVM is no good comes before that no
+// Firecracker is there: to install one would be in vain.
 func (e *Engine) usable(ctx context.Context, arch sandbox.Arch) (binary, hostvirt.KVM, error) {
 	if runtime.GOOS != "linux" {
 		return binary{}, hostvirt.KVM{}, sandbox.Errorf(sandbox.Unavailable, "", "Firecracker runs on Linux only")
@@ -94,16 +94,13 @@ func (e *Engine) usable(ctx context.Context, arch sandbox.Arch) (binary, hostvir
 	if arch != hostArch() {
 		return binary{}, hostvirt.KVM{}, sandbox.Errorf(sandbox.Unavailable, "use the engine qemu for it", "Firecracker cannot run %s guests on a %s host", arch, hostArch())
 	}
-	bin, err := e.binaries.find(ctx)
-	if err != nil {
-		return binary{}, hostvirt.KVM{}, err
-	}
 	virt, err := e.probe(ctx)
 	if err != nil {
 		return binary{}, hostvirt.KVM{}, err
 	}
 	if !virt.Good {
-		return binary{}, hostvirt.KVM{}, sandbox.Errorf(sandbox.Unavailable, virt.Hint, "Firecracker %s needs hardware virtualization: %s", bin.version, virt.Reason)
+		return binary{}, hostvirt.KVM{}, sandbox.Errorf(sandbox.Unavailable, virt.Hint, "Firecracker needs hardware virtualization: %s", virt.Reason)
 	}
-	return bin, virt, nil
+	bin, err := e.binaries.find(ctx)
+	return bin, virt, err
 }

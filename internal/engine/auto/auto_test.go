@@ -1,0 +1,124 @@
+package auto
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+)
+
+// fake is an engine that can run guests of some architectures.
+type fake struct {
+	name   string
+	arches string
+	err    error // of Launch
+	calls  []string
+}
+
+type fakeMachine struct {
+	sandbox.Machine
+	by string
+}
+
+func (f *fake) Name() string { return f.name }
+func (f *fake) Capabilities(ctx context.Context) sandbox.Capabilities {
+	return f.CapabilitiesFor(ctx, sandbox.X8664)
+}
+func (f *fake) CapabilitiesFor(_ context.Context, arch sandbox.Arch) sandbox.Capabilities {
+	if strings.Contains(f.arches, string(arch)) {
+		return sandbox.Capabilities{Usable: true, Reason: f.name + " works"}
+	}
+	return sandbox.Capabilities{Reason: f.name + " is missing", Hint: "install " + f.name}
+}
+func (f *fake) Launch(context.Context, sandbox.MachineSpec) (sandbox.Machine, error) {
+	f.calls = append(f.calls, "launch")
+	return fakeMachine{by: f.name}, f.err
+}
+func (f *fake) Adopt(context.Context, sandbox.MachineSpec, sandbox.MachineRecord) (sandbox.Machine, error) {
+	return fakeMachine{by: f.name}, nil
+}
+func (f *fake) Sweep(context.Context, sandbox.MachineSpec) error {
+	f.calls = append(f.calls, "sweep")
+	return f.err
+}
+
+func engines(first, second string) (*Engine, *fake, *fake) {
+	a, b := &fake{name: "fast", arches: first}, &fake{name: "slow", arches: second}
+	return New(slog.New(slog.DiscardHandler), sandbox.X8664, a, b), a, b
+}
+
+func TestLaunch(t *testing.T) {
+	for _, tc := range []struct {
+		name, first, second string
+		arch                sandbox.Arch
+		want                string // empty: none
+	}{
+		{"both", "x86_64", "x86_64 aarch64", sandbox.X8664, "fast"},
+		{"the second alone", "", "x86_64", sandbox.X8664, "slow"},
+		{"a foreign guest", "x86_64", "x86_64 aarch64", sandbox.AArch64, "slow"},
+		{"none", "", "", sandbox.X8664, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			e, _, _ := engines(tc.first, tc.second)
+			m, err := e.Launch(t.Context(), sandbox.MachineSpec{Arch: tc.arch})
+			if tc.want == "" {
+				var se *sandbox.Error
+				if !errors.As(err, &se) || se.Kind != sandbox.Unavailable || se.Hint != "install slow" ||
+					!strings.Contains(err.Error(), "fast is missing") || !strings.Contains(err.Error(), "slow is missing") {
+					t.Errorf("%v, want both reasons", err)
+				}
+				if c := e.Capabilities(t.Context()); c.Usable || c.Hint != "install slow" {
+					t.Errorf("%+v", c)
+				}
+				return
+			}
+			if err != nil || m.(fakeMachine).by != tc.want {
+				t.Errorf("%+v, %v; want %s", m, err, tc.want)
+			}
+			chosen := 0
+			for _, c := range e.Choose(t.Context(), tc.arch) {
+				if c.Chosen {
+					chosen++
+				}
+				if c.Why == "" || c.Chosen != (c.Engine.Name() == tc.want) {
+					t.Errorf("%s: chosen %v, %q", c.Engine.Name(), c.Chosen, c.Why)
+				}
+			}
+			if chosen != 1 {
+				t.Errorf("%d are chosen", chosen)
+			}
+		})
+	}
+}
+
+// A preferred engine that fails is not covered up by another.
+func TestLaunchFails(t *testing.T) {
+	e, a, b := engines("x86_64", "x86_64")
+	a.err = errors.New("no memory")
+	if _, err := e.Launch(t.Context(), sandbox.MachineSpec{Arch: sandbox.X8664}); !errors.Is(err, a.err) || len(b.calls) != 0 {
+		t.Errorf("%v; the other one was asked: %v", err, b.calls)
+	}
+}
+
+// The record decides, not the choice of today.
+func TestAdopt(t *testing.T) {
+	e, _, _ := engines("x86_64", "")
+	m, err := e.Adopt(t.Context(), sandbox.MachineSpec{}, sandbox.MachineRecord{Engine: "slow"})
+	if err != nil || m.(fakeMachine).by != "slow" {
+		t.Errorf("%+v, %v", m, err)
+	}
+	if _, err := e.Adopt(t.Context(), sandbox.MachineSpec{}, sandbox.MachineRecord{Engine: "other"}); err == nil || errors.Is(err, sandbox.ErrGone) {
+		t.Errorf("%v for an engine that there is not", err)
+	}
+}
+
+func TestSweep(t *testing.T) {
+	e, a, b := engines("x86_64", "x86_64")
+	a.err = errors.New("no permission")
+	if err := e.Sweep(t.Context(), sandbox.MachineSpec{}); !errors.Is(err, a.err) || len(b.calls) != 1 {
+		t.Errorf("%v; the other one was asked %v", err, b.calls)
+	}
+}
