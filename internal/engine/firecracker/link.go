@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/agentkernel/agentkernel/internal/transport/hybridvsock"
 	"github.com/agentkernel/agentkernel/internal/unixsock"
@@ -18,6 +19,7 @@ import (
 type link struct {
 	socket string
 	life   context.Context // ends with the VMM
+	slow   time.Duration   // slowGuest
 
 	mu       sync.Mutex
 	listener *unixsock.Listener // nil once the guest has been reached
@@ -32,7 +34,7 @@ func newLink(life context.Context, files runtimeFiles) (*link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for the guest agent: %w", err)
 	}
-	k := &link{socket: files.vsock, life: life, listener: l, knocked: make(chan struct{}), accepting: make(chan struct{})}
+	k := &link{socket: files.vsock, life: life, slow: slowGuest, listener: l, knocked: make(chan struct{}), accepting: make(chan struct{})}
 	go k.accept(l)
 	return k, nil
 }
@@ -82,12 +84,18 @@ func (l *link) close() {
 	<-l.accepting
 }
 
-// dial opens a stream to a port of the guest. The first one waits for the guest to listen, until ctx ends or the VMM is gone.
+// slowGuest is when a refusal comes from Firecracker itself and not from the guest: it gives up on a guest that does not answer
+// a request within 2 s (CONN_REQUEST_TIMEOUT_MS in its src/vmm/src/devices/virtio/vsock/csm), as one does that has more to do
+// than its CPUs can, or that is paused.
+const slowGuest = 1900 * time.Millisecond
+
+// dial opens a stream to a port of the guest. The first one waits for the guest to listen; each waits for a guest that is slow.
+// All end with ctx and with the VMM.
 func (l *link) dial(ctx context.Context, port uint32) (net.Conn, error) {
 	ctx, cancel := during(l.life, ctx)
 	defer cancel()
 	for {
-		knock := l.nextKnock()
+		knock, asked := l.nextKnock(), time.Now()
 		conn, err := l.connect(ctx, port)
 		if err == nil {
 			l.stopListening()
@@ -95,6 +103,9 @@ func (l *link) dial(ctx context.Context, port uint32) (net.Conn, error) {
 		}
 		if cause := context.Cause(ctx); cause != nil {
 			return nil, fmt.Errorf("connect to port %d of the guest: %w", port, cause)
+		}
+		if errors.Is(err, hybridvsock.ErrRefused) && time.Since(asked) > l.slow {
+			continue
 		}
 		if knock == nil || !tooEarly(err) {
 			return nil, err
