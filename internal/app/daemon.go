@@ -40,6 +40,9 @@ type DaemonOptions struct {
 func RunDaemon(ctx context.Context, o DaemonOptions) (err error) {
 	if o.Ready != nil {
 		defer func() {
+			if o.Ready == nil {
+				return // it has been told already
+			}
 			if err != nil {
 				fmt.Fprintln(o.Ready, err)
 			}
