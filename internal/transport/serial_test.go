@@ -162,6 +162,8 @@ func TestGuestDoesNotRead(t *testing.T) {
 			t.Fatal(err)
 		}
 		streams = append(streams, st)
+	}
+	for _, st := range streams { // not before all are open: these fill the socket
 		go func() {
 			_, err := st.Write(make([]byte, yamuxconn.Window+1))
 			results <- err
