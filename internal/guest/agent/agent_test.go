@@ -134,7 +134,9 @@ func (a *agent) run(t *testing.T, spec guestrpc.ExecSpec, stdin []byte) (r resul
 	}
 }
 
-func sh(script string) guestrpc.ExecSpec { return guestrpc.ExecSpec{Argv: []string{"sh", "-c", script}} }
+func sh(script string) guestrpc.ExecSpec {
+	return guestrpc.ExecSpec{Argv: []string{"sh", "-c", script}}
+}
 
 func TestControl(t *testing.T) {
 	a := newAgent(t)
