@@ -93,6 +93,6 @@ func killAndWait(ctx context.Context, proc *process.Process) error {
 	case <-proc.Done():
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("Firecracker (pid %d) was killed and is not gone after %v", proc.Identity().PID, killTimeout)
+		return fmt.Errorf("the Firecracker with pid %d was killed and is not gone after %v", proc.Identity().PID, killTimeout)
 	}
 }

@@ -198,6 +198,15 @@ func (f *fakeFirecracker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case modeMute:
 		select {}
 	}
+	f.answer(w, r, body)
+	if f.mode == modePanics {
+		_ = http.NewResponseController(w).Flush()
+		fmt.Print("Kernel panic - not syncing: out of tea\r\n")
+		os.Exit(0)
+	}
+}
+
+func (f *fakeFirecracker) answer(w http.ResponseWriter, r *http.Request, body []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if r.Method == http.MethodPatch && r.URL.Path == "/vm" {
@@ -210,9 +219,4 @@ func (f *fakeFirecracker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	_ = json.NewEncoder(w).Encode(fcapi.InstanceInfo{AppName: "Firecracker", ID: option("id"), State: f.state, VMMVersion: "1.16.1"})
-	if f.mode == modePanics {
-		_ = http.NewResponseController(w).Flush()
-		fmt.Print("Kernel panic - not syncing: out of tea\r\n")
-		os.Exit(0)
-	}
 }

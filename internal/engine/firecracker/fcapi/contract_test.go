@@ -125,14 +125,14 @@ func TestFieldVersions(t *testing.T) {
 	specs := loadSpecs(t)
 	for _, op := range operations() {
 		if op.body != nil {
-			checkFields(t, specs, op.endpoint, reflect.TypeOf(op.body).Elem(), func(e *openapi3.Operation) *openapi3.SchemaRef { return bodySchema(e) })
+			checkFields(t, specs, op.endpoint, reflect.TypeOf(op.body).Elem(), bodySchema)
 			continue
 		}
 		if slices.ContainsFunc(specs, func(s spec) bool {
 			return s.endpoints[op.endpoint] != nil && answerSchema(s.endpoints[op.endpoint]) != nil
 		}) {
 			call := reflect.TypeOf(answerOf(t, op))
-			checkFields(t, specs, op.endpoint, call, func(e *openapi3.Operation) *openapi3.SchemaRef { return answerSchema(e) })
+			checkFields(t, specs, op.endpoint, call, answerSchema)
 		}
 	}
 }

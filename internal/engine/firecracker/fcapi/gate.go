@@ -17,9 +17,6 @@ func (e *UnsupportedError) Error() string {
 	return fmt.Sprintf("Firecracker %s does not know %s; version %s does", e.Running, e.What, e.Since)
 }
 
-// firstVersion is that of things without a tag: the oldest that this package speaks to.
-const firstVersion = "1.10.0"
-
 // since reads a version that is written in this package's source.
 func since(s string) Version {
 	v, err := ParseVersion(s)

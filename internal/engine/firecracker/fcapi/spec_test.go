@@ -104,41 +104,41 @@ func definition(ref *openapi3.SchemaRef) string {
 }
 
 // sample makes a value with every property that is not left out. No value in it is a zero value.
-func (v spec) sample(t *testing.T, ref *openapi3.SchemaRef) any {
+func (s spec) sample(t *testing.T, ref *openapi3.SchemaRef) any {
 	t.Helper()
-	if v.vague(ref) {
+	if s.vague(ref) {
 		return map[string]any{}
 	}
-	s := ref.Value
-	for _, choice := range s.Enum {
+	schema := ref.Value
+	for _, choice := range schema.Enum {
 		if text, ok := choice.(string); ok {
 			return text
 		}
 	}
 	switch {
-	case s.Type.Is("object"), len(s.Properties) > 0:
-		if len(s.Properties) == 0 {
+	case schema.Type.Is("object"), len(schema.Properties) > 0:
+		if len(schema.Properties) == 0 {
 			return map[string]any{"key": "value"}
 		}
 		object := map[string]any{}
-		for _, name := range slices.Sorted(maps.Keys(s.Properties)) {
+		for _, name := range slices.Sorted(maps.Keys(schema.Properties)) {
 			if !leftOut[definition(ref)+"."+name] {
-				object[name] = v.sample(t, s.Properties[name])
+				object[name] = s.sample(t, schema.Properties[name])
 			}
 		}
 		return object
-	case s.Type.Is("array"):
-		return []any{v.sample(t, s.Items)}
-	case s.Type.Is("integer"):
-		if s.Min != nil && *s.Min > 0 {
-			return *s.Min
+	case schema.Type.Is("array"):
+		return []any{s.sample(t, schema.Items)}
+	case schema.Type.Is("integer"):
+		if schema.Min != nil && *schema.Min > 0 {
+			return *schema.Min
 		}
 		return 7.0
-	case s.Type.Is("boolean"):
+	case schema.Type.Is("boolean"):
 		return true
-	case s.Type.Is("string"):
+	case schema.Type.Is("string"):
 		return "text"
 	}
-	t.Fatalf("the specification has a schema of the type %v", s.Type)
+	t.Fatalf("the specification has a schema of the type %v", schema.Type)
 	return nil
 }
