@@ -33,6 +33,9 @@ func TestSmoke(t *testing.T) {
 		if got := h.sh("smoke", "cat /workspace/hello.txt"); got != "hello from the host" {
 			t.Errorf("the project's file says %q", got)
 		}
+		if ignored := h.ok("exec", "smoke", "grep", "SigIgn", "/proc/self/status"); ignored != "SigIgn:\t0000000000000000\n" {
+			t.Errorf("a command starts with ignored signals: %s", ignored)
+		}
 		if got := h.sh("smoke", "hostname"); got != "smoke" {
 			t.Errorf("hostname is %q", got)
 		}

@@ -177,7 +177,7 @@ func TestExits(t *testing.T) {
 		"relative":     {guestrpc.ExecSpec{Argv: []string{"./sh", "-c", "echo hi"}, Cwd: "/bin"}, result{stdout: "hi\n"}},
 		"session":      {sh("set -- $(cat /proc/$$/stat); [ $5 = $$ ] && [ $6 = $$ ]"), result{}},
 		"files":        {sh("ulimit -Sn; for i in 0 1 2; do readlink /proc/$$/fd/$i | cut -c 1-5; done"), result{stdout: "1024\n/dev/\npipe:\npipe:\n"}},
-		"signals":      {sh("grep -E 'Sig(Blk|Ign)' /proc/self/status"), result{stdout: "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n"}},
+		"signals":      {sh("grep SigBlk /proc/self/status"), result{stdout: "SigBlk:\t0000000000000000\n"}}, // what is ignored depends on who runs the tests
 		"blocking":     {sh("case $(sed -n 's/^flags:[[:space:]]*//p' /proc/$$/fdinfo/1) in *4???) echo non-blocking;; *1) echo blocking;; esac"), result{stdout: "blocking\n"}},
 		"timeout":      {guestrpc.ExecSpec{Argv: []string{"sh", "-c", "sleep 1000 & sleep 1000"}, TimeoutMs: 50}, result{exit: guestrpc.Exited{Signal: 9, TimedOut: true}}},
 		"in time":      {guestrpc.ExecSpec{Argv: []string{"true"}, TimeoutMs: 1 << 31}, result{}},
