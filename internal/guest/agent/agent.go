@@ -37,12 +37,14 @@ type Options struct {
 	Ready    time.Duration // since the kernel's start: when it began to listen
 }
 
-// Serve answers on the listeners until one of them fails.
+// Serve answers on the listeners until one of them fails. Then calls that are under way end, and their commands.
 func Serve(ctx context.Context, o Options, listeners ...net.Listener) error {
 	server, err := ttrpc.NewServer()
 	if err != nil {
 		return fmt.Errorf("make the RPC server: %w", err)
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	defer server.Close()
 	guestv1.RegisterAgentService(server, &service{o: o})
 	failed := make(chan error, len(listeners))
