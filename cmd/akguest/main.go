@@ -42,10 +42,17 @@ func main() {
 		fmt.Fprintln(os.Stderr, "akguest is the first process of a microVM, and does nothing elsewhere")
 		os.Exit(2)
 	}
-	err := run(began)
-	// The kernel panics when its first process ends, and resets the microVM: panic=-1.
+	giveUp(run(began))
+}
+
+// giveUp says why on the console and resets the microVM. Were this process to end instead, the kernel would panic, and bury
+// the reason under its stack.
+func giveUp(err error) {
 	fmt.Fprintln(os.Stdout, "agentkernel: cannot go on:", err)
-	os.Exit(1)
+	_ = unix.IoctlSetInt(int(os.Stdout.Fd()), unix.TCSBRK, 1) // tcdrain(3): wait until the console has sent it
+	unix.Sync()
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	os.Exit(1) // the kernel panics, and resets the microVM: panic=-1
 }
 
 func run(began time.Duration) error {
