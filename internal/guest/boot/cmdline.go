@@ -5,7 +5,6 @@ package boot
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -30,9 +29,6 @@ type Disk struct {
 	ReadOnly bool
 	Device   string // its name in /dev, for a VMM that gives disks no serial; empty to find it by its serial
 }
-
-// deviceName is what the kernel calls a virtio-blk disk.
-var deviceName = regexp.MustCompile(`^vd[a-z]{1,2}$`)
 
 // ParseCmdline reads the agent's parameters out of /proc/cmdline. Others are ignored.
 func ParseCmdline(line string) (Params, error) {
@@ -64,9 +60,16 @@ func parseDisk(value string) (Disk, bool) {
 	d := Disk{Role: f[0], FS: f[1], ReadOnly: f[2] == "ro"}
 	if len(f) == 4 {
 		d.Device = f[3]
-		return d, deviceName.MatchString(d.Device)
+		return d, isDisk(d.Device)
 	}
 	return d, true
+}
+
+// isDisk reports whether name is what the kernel calls a virtio-blk disk: vd and one or two letters. Package regexp would
+// cost a quarter of a megabyte, which the kernel unpacks at each boot.
+func isDisk(name string) bool {
+	letters, ok := strings.CutPrefix(name, "vd")
+	return ok && (len(letters) == 1 || len(letters) == 2) && strings.Trim(letters, "abcdefghijklmnopqrstuvwxyz") == ""
 }
 
 // bySerial reports whether a disk is to be found by its serial.

@@ -14,7 +14,7 @@ func TestParseCmdline(t *testing.T) {
 	for _, line := range []string{
 		"agentkernel.disk", "agentkernel.disk=", "agentkernel.disk=a:ext4", "agentkernel.disk=a:ext4:xx", "agentkernel.disk=a:proc:ro",
 		"agentkernel.disk=:ext4:ro", "agentkernel.disk=a:ext4:ro:", "agentkernel.disk=a:ext4:ro:vda:x",
-		"agentkernel.disk=a:ext4:ro:../proc/kcore", "agentkernel.disk=a:ext4:ro:vda1", "agentkernel.disk=a:ext4:ro agentkernel.disk=a:ext4:ro",
+		"agentkernel.disk=a:ext4:ro:../proc/kcore", "agentkernel.disk=a:ext4:ro:vda1", "agentkernel.disk=a:ext4:ro:vd", "agentkernel.disk=a:ext4:ro:vdabc", "agentkernel.disk=a:ext4:ro agentkernel.disk=a:ext4:ro",
 	} {
 		if got, err := ParseCmdline(line); err == nil {
 			t.Errorf("%q: %+v, want an error", line, got)
