@@ -17,7 +17,7 @@ type User struct {
 	Name   string // as in passwd, or the number when that has no such user
 	UID    uint32
 	GID    uint32
-	Groups []uint32 // supplementary groups
+	Groups []uint32 // supplementary groups; GID is the first of them, so that a set-group-ID program does not leave it
 	Home   string   // "/" when passwd has none
 	Shell  string   // "/bin/sh" when passwd has none
 }
@@ -42,11 +42,13 @@ func Lookup(spec string, passwd, group io.Reader) (User, error) {
 	}
 	if hasGroup {
 		u.GID, err = findGroup(groupName, group)
+		u.Groups = []uint32{u.GID}
 		return u, err
 	}
+	u.Groups = []uint32{u.GID}
 	err = eachLine(group, 4, func(f []string) bool {
 		gid, ok := number(f[2])
-		if ok && gid != u.GID && slices.Contains(strings.Split(f[3], ","), u.Name) && !slices.Contains(u.Groups, gid) {
+		if ok && slices.Contains(strings.Split(f[3], ","), u.Name) && !slices.Contains(u.Groups, gid) {
 			u.Groups = append(u.Groups, gid)
 		}
 		return len(u.Groups) < maxGroups

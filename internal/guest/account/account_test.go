@@ -14,16 +14,16 @@ const (
 
 func TestLookup(t *testing.T) {
 	for spec, want := range map[string]User{
-		"":             {Name: "root", Home: "/root", Shell: "/bin/bash", Groups: []uint32{10}},
-		"0":            {Name: "root", Home: "/root", Shell: "/bin/bash", Groups: []uint32{10}},
-		"node":         {Name: "node", UID: 1000, GID: 1001, Home: "/home/node", Shell: "/bin/zsh", Groups: []uint32{999, 10}},
-		"1000":         {Name: "node", UID: 1000, GID: 1001, Home: "/home/node", Shell: "/bin/zsh", Groups: []uint32{999, 10}},
-		"node:wheel":   {Name: "node", UID: 1000, GID: 10, Home: "/home/node", Shell: "/bin/zsh"},
-		"1000:4":       {Name: "node", UID: 1000, GID: 4, Home: "/home/node", Shell: "/bin/zsh"},
-		"bare":         {Name: "bare", UID: 7, GID: 7, Home: "/", Shell: "/bin/sh"},
-		"1234":         {Name: "1234", UID: 1234, Home: "/", Shell: "/bin/sh"},
-		"1234:node":    {Name: "1234", UID: 1234, GID: 1001, Home: "/", Shell: "/bin/sh"},
-		"4294967294:1": {Name: "4294967294", UID: 4294967294, GID: 1, Home: "/", Shell: "/bin/sh"},
+		"":             {Name: "root", Home: "/root", Shell: "/bin/bash", Groups: []uint32{0, 10}},
+		"0":            {Name: "root", Home: "/root", Shell: "/bin/bash", Groups: []uint32{0, 10}},
+		"node":         {Name: "node", UID: 1000, GID: 1001, Home: "/home/node", Shell: "/bin/zsh", Groups: []uint32{1001, 999, 10}},
+		"1000":         {Name: "node", UID: 1000, GID: 1001, Home: "/home/node", Shell: "/bin/zsh", Groups: []uint32{1001, 999, 10}},
+		"node:wheel":   {Name: "node", UID: 1000, GID: 10, Home: "/home/node", Shell: "/bin/zsh", Groups: []uint32{10}},
+		"1000:4":       {Name: "node", UID: 1000, GID: 4, Home: "/home/node", Shell: "/bin/zsh", Groups: []uint32{4}},
+		"bare":         {Name: "bare", UID: 7, GID: 7, Home: "/", Shell: "/bin/sh", Groups: []uint32{7}},
+		"1234":         {Name: "1234", UID: 1234, Home: "/", Shell: "/bin/sh", Groups: []uint32{0}},
+		"1234:node":    {Name: "1234", UID: 1234, GID: 1001, Home: "/", Shell: "/bin/sh", Groups: []uint32{1001}},
+		"4294967294:1": {Name: "4294967294", UID: 4294967294, GID: 1, Home: "/", Shell: "/bin/sh", Groups: []uint32{1}},
 	} {
 		got, err := Lookup(spec, strings.NewReader(passwd), strings.NewReader(group))
 		if err != nil || !reflect.DeepEqual(got, want) {
