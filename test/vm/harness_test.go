@@ -108,7 +108,7 @@ func (h *home) expectNothingLeft() {
 	}
 }
 
-// processes lists the processes that name this home in their arguments or environment, but for the zombies.
+// processes lists the processes that name this home in their arguments or environment or work in it, but for the zombies.
 func (h *home) processes() []string {
 	var found []string
 	entries, _ := filepath.Glob("/proc/[0-9]*")
@@ -118,11 +118,24 @@ func (h *home) processes() []string {
 			continue
 		}
 		environ, _ := os.ReadFile(filepath.Join(dir, "environ"))
-		if bytes.Contains(args, []byte(h.dir+"/")) || bytes.Contains(environ, []byte("AGENTKERNEL_HOME="+h.dir+"\x00")) {
+		cwd, _ := os.Readlink(filepath.Join(dir, "cwd"))
+		if strings.HasPrefix(cwd, h.dir+"/run/") || bytes.Contains(args, []byte(h.dir+"/")) || bytes.Contains(environ, []byte("AGENTKERNEL_HOME="+h.dir+"\x00")) {
 			found = append(found, filepath.Base(dir)+" "+string(bytes.ReplaceAll(args, []byte{0}, []byte{' '})))
 		}
 	}
 	return found
+}
+
+// vmms is the number of VMMs that run, of whatever engine: each has the id of its sandbox in an argument.
+func (h *home) vmms() int {
+	h.t.Helper()
+	n := 0
+	for _, p := range h.processes() {
+		if strings.Contains(p, "agentkernel-") && !strings.Contains(p, binary+" ") {
+			n++
+		}
+	}
+	return n
 }
 
 func (h *home) command(args ...string) *exec.Cmd {

@@ -49,14 +49,8 @@ func TestStartTwiceAtOnce(t *testing.T) {
 			t.Error(r)
 		}
 	}
-	vmms := 0
-	for _, p := range h.processes() {
-		if strings.Contains(p, "qemu-system") {
-			vmms++
-		}
-	}
-	if vmms != 1 {
-		t.Errorf("%d VMMs run", vmms)
+	if n := h.vmms(); n != 1 {
+		t.Errorf("%d VMMs run: %v", n, h.processes())
 	}
 }
 
