@@ -234,7 +234,7 @@ func TestExecRules(t *testing.T) {
 			if tc.want == "" {
 				_, exited := last.(Exited)
 				f, failed := last.(Failed)
-				if err != io.EOF || !exited && !failed || failed && f.Message != "why?" {
+				if !errors.Is(err, io.EOF) || !exited && !failed || failed && f.Message != "why?" {
 					t.Errorf("%v after %#v", err, last)
 				}
 			} else if !strings.Contains(err.Error(), tc.want) {

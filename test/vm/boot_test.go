@@ -88,21 +88,41 @@ func TestBadImages(t *testing.T) {
 	h.fails(127, nil, "exec", "nothing", "true")
 	h.ok("stop", "nothing")
 
-	// The upper disk is spoiled, so the guest agent cannot mount it, ends, and the kernel panics: the console says so.
-	h.create("panics")
-	uppers, _ := filepath.Glob(filepath.Join(filepath.Dir(h.recordOf("panics")), "upper.ext4"))
-	if len(uppers) != 1 {
-		t.Fatal(uppers)
-	}
-	if err := os.WriteFile(uppers[0], make([]byte, 1<<20), 0o600); err != nil {
+	// The upper disk is spoiled, so the guest agent cannot mount it: it says so on the console and ends the microVM.
+	h.create("spoiled")
+	upper := filepath.Join(filepath.Dir(h.recordOf("spoiled")), "upper.ext4")
+	if err := os.WriteFile(upper, make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r := h.fails(125, []string{"console", "mount", "anic"}, "start", "panics")
-	t.Log(r.stderr)
-	h.expectState("panics", "failed")
-	if log := h.ok("logs", "panics"); !strings.Contains(log, "anic") {
+	h.fails(125, []string{"the end of its console", "agentkernel: cannot go on: mount", "on /upper"}, "start", "spoiled")
+	h.expectState("spoiled", "failed")
+	if log := h.ok("logs", "spoiled"); !strings.Contains(log, "agentkernel: cannot go on: mount") {
 		t.Errorf("logs: %s", log)
 	}
+}
+
+// The kernel finds nothing to run and panics: the error shows the console with the panic.
+func TestKernelPanics(t *testing.T) {
+	h := newHome(t)
+	data := h.ownData()
+	h.started("a") // the daemon has checked the initramfs, and does not do so again
+	h.ok("stop", "a")
+	initrds, _ := filepath.Glob(filepath.Join(data, "cache/initramfs/*"))
+	if len(initrds) == 0 {
+		t.Fatal("there is no initramfs")
+	}
+	for _, path := range initrds {
+		if err := os.WriteFile(path, make([]byte, 4096), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.fails(125, []string{"Kernel panic - not syncing", "the end of its console", "hint: agentkernel logs a"}, "start", "a")
+	h.expectState("a", "failed")
+	if log := h.ok("logs", "a"); !strings.Contains(log, "Kernel panic - not syncing") {
+		t.Errorf("logs: %s", log)
+	}
+	h.ok("daemon", "stop") // the next one makes the initramfs anew
+	h.ok("start", "a")
 }
 
 // The guest agent does not answer within the deadline: the VMM is killed, and the error says so.

@@ -58,8 +58,8 @@ func (r *Reaper) Close() {
 	close(r.signals)
 }
 
-// collect takes the status of every child that has ended, and reports whether there is no child left. It needs mu.
-func (r *Reaper) collect() bool {
+// collect takes the status of every child that has ended, and tells those who wait for there to be none. It needs mu.
+func (r *Reaper) collect() {
 	for {
 		var status syscall.WaitStatus
 		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
@@ -70,9 +70,9 @@ func (r *Reaper) collect() bool {
 				close(c)
 			}
 			r.empty = nil
-			return true
+			return
 		case pid <= 0:
-			return false
+			return
 		default:
 			if p := r.children[pid]; p != nil {
 				delete(r.children, pid)
