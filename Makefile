@@ -10,7 +10,7 @@ SOURCE  := /usr/src/linux-source-6.1.tar.xz
 PACKAGES := build-essential flex bison bc libelf-dev xz-utils busybox-static e2fsprogs linux-source-6.1 qemu-system-x86
 PACKAGES_ARM64 := gcc-aarch64-linux-gnu qemu-system-arm
 
-.PHONY: build run test test-arm64 lint bench generate setup ready
+.PHONY: build run test test-arm64 test-firecracker lint bench generate setup ready
 
 build: ## bin/agentkernel, with the guest agents of both architectures in it
 	@scripts/build-guest.sh
@@ -34,6 +34,9 @@ test-arm64: setup build ## cross-build the arm64 kernel and boot it under emulat
 	$(BIN) kernel build --arch aarch64 --source $(SOURCE)
 	$(BIN) image build base --arch aarch64
 	$(GO) test -count=1 -v -run 'TestSmoke' ./test/vm -arch aarch64
+
+test-firecracker: ready ## the microVM suites on FIRECRACKER=/path/to/firecracker, in an emulated machine where KVM is not good
+	$(GO) test -count=1 -v -timeout 90m ./test/nested -firecracker '$(abspath $(FIRECRACKER))'
 
 lint:
 	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...

@@ -119,7 +119,6 @@ func writeDisk(ctx context.Context, t *testing.T, path string, dirs paths.Dirs, 
 	}
 	write(t, filepath.Join(root, "init"), initScript, 0o755)
 	write(t, filepath.Join(root, "timeout"), []byte(suiteTimeout.String()), 0o644)
-	write(t, filepath.Join(root, "arguments"), []byte(strings.Join(arguments(), " ")), 0o644)
 	write(t, filepath.Join(root, "etc/passwd"), []byte("root:x:0:0:root:/root:/bin/sh\n"), 0o644)
 	write(t, filepath.Join(root, "etc/group"), []byte("root:x:0:\n"), 0o644)
 	write(t, filepath.Join(root, "usr/bin/busybox"), read(t, "/bin/busybox"), 0o755)
@@ -129,12 +128,13 @@ func writeDisk(ctx context.Context, t *testing.T, path string, dirs paths.Dirs, 
 		copyProgram(ctx, t, root, tool)
 	}
 	for _, suite := range suites {
-		dir := filepath.Join(root, "work/test", suite)
+		dir := filepath.Join(root, "work/test", suite.name)
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		write(t, filepath.Join(dir, suite+".test"), read(t, programs[suite]), 0o755)
-		if data := filepath.Join("..", suite, "testdata"); exists(data) {
+		write(t, filepath.Join(dir, suite.name+".test"), read(t, programs[suite.name]), 0o755)
+		write(t, filepath.Join(dir, "run"), []byte(selected(suite.run)), 0o644)
+		if data := filepath.Join("..", suite.name, "testdata"); exists(data) {
 			output(ctx, t, "", "cp", "-r", data, dir)
 		}
 	}

@@ -27,8 +27,9 @@ var (
 	only        = flag.String("suite.run", "", "run only those tests of the suites that match this regular expression")
 )
 
-// suites are directories beside this one.
-var suites = []string{"vm", "script"}
+// suites are directories beside this one, and which of their tests run: of the scripts those that boot microVMs, as the others
+// have nothing to do with the engine.
+var suites = []struct{ name, run string }{{"vm", "."}, {"script", "^TestScripts$/^vm"}}
 
 // suiteTimeout bounds one suite; with emulation a start takes seconds.
 const suiteTimeout = 20 * time.Minute
@@ -67,22 +68,23 @@ func compile(ctx context.Context, t *testing.T) map[string]string {
 	t.Helper()
 	programs := map[string]string{}
 	for _, suite := range suites {
-		programs[suite] = filepath.Join(t.TempDir(), suite+".test")
-		cmd := exec.CommandContext(ctx, "go", "test", "-c", "-o", programs[suite], "../"+suite)
+		program := filepath.Join(t.TempDir(), suite.name+".test")
+		cmd := exec.CommandContext(ctx, "go", "test", "-c", "-o", program, "../"+suite.name)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("build the suite %s: %v\n%s", suite, err, out)
+			t.Fatalf("build the suite %s: %v\n%s", suite.name, err, out)
 		}
+		programs[suite.name] = program
 	}
 	return programs
 }
 
-// arguments of a suite's test program.
-func arguments() []string {
-	if *only == "" {
-		return nil
+// selected is the regular expression of the tests to run.
+func selected(run string) string {
+	if *only != "" {
+		return *only
 	}
-	return []string{"-test.run=" + *only}
+	return run
 }
 
 // onHost runs the suites with the given Firecracker first in PATH, where the engine looks for it.
@@ -99,12 +101,12 @@ func onHost(ctx context.Context, t *testing.T, programs map[string]string) {
 		t.Fatalf("agentkernel would not run its microVMs on %s:\n%s", *firecracker, out)
 	}
 	for _, suite := range suites {
-		t.Run(suite, func(t *testing.T) {
-			cmd := exec.CommandContext(ctx, programs[suite], append([]string{"-test.v", "-test.timeout=" + suiteTimeout.String()}, arguments()...)...)
-			cmd.Dir, cmd.Env = filepath.Join("..", suite), env
+		t.Run(suite.name, func(t *testing.T) {
+			cmd := exec.CommandContext(ctx, programs[suite.name], "-test.v", "-test.timeout", suiteTimeout.String(), "-test.run", selected(suite.run))
+			cmd.Dir, cmd.Env = filepath.Join("..", suite.name), env
 			cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 			if err := cmd.Run(); err != nil {
-				t.Errorf("the suite %s: %v", suite, err)
+				t.Errorf("the suite %s: %v", suite.name, err)
 			}
 		})
 	}

@@ -14,7 +14,7 @@ chown -R 0:0 /work /home /usr /etc /root # the disk was made by a user who may n
 agentkernel doctor
 for suite in vm script; do
   cd /work/test/$suite
-  ./$suite.test -test.v -test.timeout "$(cat /timeout)" $(cat /arguments)
+  ./$suite.test -test.v -test.timeout "$(cat /timeout)" -test.run "$(cat run)"
   echo "nested: suite $suite ended with $?"
 done
 cd /root
