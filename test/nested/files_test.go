@@ -107,7 +107,7 @@ func writeInitramfs(t *testing.T, path string, kernel outerKernel) {
 func writeDisk(ctx context.Context, t *testing.T, path string, dirs paths.Dirs, programs map[string]string) {
 	t.Helper()
 	root := filepath.Join(t.TempDir(), "root")
-	for _, dir := range []string{"dev", "etc", "proc", "root", "sys", "tmp", "usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "work/bin", "home/agentkernel/data"} {
+	for _, dir := range []string{"dev", "etc", "proc", "root", "sys", "tmp", "usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "suite/bin", "home/agentkernel/data"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -123,12 +123,12 @@ func writeDisk(ctx context.Context, t *testing.T, path string, dirs paths.Dirs, 
 	write(t, filepath.Join(root, "etc/group"), []byte("root:x:0:\n"), 0o644)
 	write(t, filepath.Join(root, "usr/bin/busybox"), read(t, "/bin/busybox"), 0o755)
 	write(t, filepath.Join(root, "usr/bin/firecracker"), read(t, *firecracker), 0o755)
-	write(t, filepath.Join(root, "work/bin/agentkernel"), read(t, "../../bin/agentkernel"), 0o755)
+	write(t, filepath.Join(root, "suite/bin/agentkernel"), read(t, "../../bin/agentkernel"), 0o755)
 	for _, tool := range []string{"mke2fs", "cp"} {
 		copyProgram(ctx, t, root, tool)
 	}
 	for _, suite := range suites {
-		dir := filepath.Join(root, "work/test", suite.name)
+		dir := filepath.Join(root, "suite/test", suite.name)
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}

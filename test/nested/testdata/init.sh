@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # Runs the suites in the outer guest. The lines that begin with "nested:" are read by the test that started it.
 /bin/busybox --install -s /usr/bin
-export PATH=/work/bin:/usr/sbin:/usr/bin HOME=/root TERM=dumb AGENTKERNEL_HOME=/home/agentkernel
+export PATH=/suite/bin:/usr/sbin:/usr/bin HOME=/root TERM=dumb AGENTKERNEL_HOME=/home/agentkernel
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
@@ -10,10 +10,10 @@ mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ip link set lo up
-chown -R 0:0 /work /home /usr /etc /root # the disk was made by a user who may not be root
+chown -R 0:0 /suite /home /usr /etc /root # the disk was made by a user who may not be root
 agentkernel doctor
 for suite in vm script; do
-  cd /work/test/$suite
+  cd /suite/test/$suite
   ./$suite.test -test.v -test.timeout "$(cat /timeout)" -test.run "$(cat run)"
   echo "nested: suite $suite ended with $?"
 done
