@@ -51,6 +51,9 @@ func (m *Manager) Start(ctx context.Context, name string, opts StartOptions) (sa
 	defer cancelBoot()
 	b.setCancel(cancel)
 	err = m.boot(bootCtx, b, opts, started)
+	if errors.Is(err, context.DeadlineExceeded) && bootCtx.Err() != nil && startCtx.Err() == nil {
+		err = context.Cause(bootCtx) // wherever the deadline fell, it is told as what it is
+	}
 	b.setCancel(nil)
 	if err != nil {
 		return sandbox.Record{}, m.startFailed(ctx, startCtx, b, err)
