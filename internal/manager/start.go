@@ -81,9 +81,6 @@ func (m *Manager) boot(ctx context.Context, b *box, opts StartOptions, started t
 	stages.mark("prepare")
 	machine, err := m.d.Engine.Launch(ctx, spec)
 	if err != nil {
-		if cause := context.Cause(ctx); cause != nil { // the deadline, or a stop
-			return cause
-		}
 		return err
 	}
 	stages.mark("spawn")
