@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/agentkernel/agentkernel/internal/asciicast"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 	"github.com/agentkernel/agentkernel/pkg/client"
 )
@@ -25,6 +26,7 @@ type execFlags struct {
 	cwd, user   string
 	interactive bool
 	timeout     time.Duration
+	record      recordFlags
 }
 
 func (f *execFlags) register(cmd *cobra.Command) {
@@ -35,6 +37,7 @@ func (f *execFlags) register(cmd *cobra.Command) {
 	fs.StringVarP(&f.user, "user", "u", "", "user in the guest: name or uid, with :group or :gid (default root)")
 	fs.BoolVarP(&f.interactive, "interactive", "i", false, "connect stdin")
 	fs.DurationVar(&f.timeout, "timeout", 0, "kill the command after this time (default none)")
+	f.record.register(cmd)
 }
 
 func (f *execFlags) start(argv []string) (client.ExecStart, error) {
@@ -96,7 +99,7 @@ func execCommand(e *env) *cobra.Command {
 				return err
 			}
 			defer c.Close()
-			return e.exec(c, args[0], start, f.interactive)
+			return e.exec(c, args[0], start, &f)
 		},
 	}
 	f.register(cmd)
@@ -105,16 +108,28 @@ func execCommand(e *env) *cobra.Command {
 
 // exec runs a command with this process's streams and signals, and returns nil, an exitError with its exit code, or why it
 // did not run.
-func (e *env) exec(c *client.Client, name string, start client.ExecStart, stdin bool) error {
+func (e *env) exec(c *client.Client, name string, start client.ExecStart, f *execFlags) (err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	streams := client.ExecIO{Stdout: e.out, Stderr: e.errOut, Signals: forwardSignals(ctx, cancel)}
-	if stdin {
+	if f.interactive {
 		streams.Stdin = e.in
 	}
 	if e.json {
 		enc := json.NewEncoder(e.out)
 		streams.Stdout, streams.Stderr = jsonWriter{enc, "stdout"}, jsonWriter{enc, "stderr"}
+	}
+	rec, err := f.record.create(start.Argv, e.screenSize(), os.Getenv("TERM"))
+	if err != nil {
+		return err
+	}
+	if rec != nil {
+		defer func() { err = e.endRecording(rec, err) }()
+		streams.Stdout = io.MultiWriter(streams.Stdout, rec.Stream(asciicast.Output, true))
+		streams.Stderr = io.MultiWriter(streams.Stderr, rec.Stream(asciicast.Output, true))
+		if f.record.input && streams.Stdin != nil {
+			streams.Stdin = io.TeeReader(streams.Stdin, rec.Stream(asciicast.Input, false))
+		}
 	}
 	exit, err := c.Exec(ctx, name, start, streams)
 	var out *client.OutputError

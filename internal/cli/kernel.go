@@ -12,6 +12,7 @@ import (
 
 	"github.com/agentkernel/agentkernel/internal/kernel"
 	"github.com/agentkernel/agentkernel/internal/paths"
+	"github.com/agentkernel/agentkernel/internal/terminal"
 )
 
 func kernelCommand(e *env) *cobra.Command {
@@ -137,7 +138,7 @@ type progress struct {
 }
 
 func newProgress(w io.Writer) *progress {
-	return &progress{w: w, terminal: isTerminal(w), began: time.Now()}
+	return &progress{w: w, terminal: terminal.Is(w), began: time.Now()}
 }
 
 func (p *progress) kernel(ev kernel.Event) {

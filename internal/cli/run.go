@@ -28,7 +28,7 @@ func runCommand(e *env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return e.run(cmd.Context(), req, start, exec.interactive)
+			return e.run(cmd.Context(), req, start, &exec)
 		},
 	}
 	create.register(cmd)
@@ -42,7 +42,7 @@ func runName() string {
 	return "run-" + hex.EncodeToString(b[:])
 }
 
-func (e *env) run(ctx context.Context, req client.CreateRequest, start client.ExecStart, stdin bool) (err error) {
+func (e *env) run(ctx context.Context, req client.CreateRequest, start client.ExecStart, f *execFlags) (err error) {
 	sb, err := e.create(ctx, req)
 	if err != nil {
 		return err
@@ -61,5 +61,5 @@ func (e *env) run(ctx context.Context, req client.CreateRequest, start client.Ex
 	if _, err := c.Start(ctx, sb.Name, client.StartOptions{}); err != nil {
 		return err
 	}
-	return e.exec(c, sb.Name, start, stdin)
+	return e.exec(c, sb.Name, start, f)
 }

@@ -2,21 +2,14 @@ package cli
 
 import (
 	"io"
-	"os"
 
-	"golang.org/x/term"
+	"github.com/agentkernel/agentkernel/internal/terminal"
 )
-
-// isTerminal reports whether w is a terminal.
-func isTerminal(w any) bool {
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
-}
 
 // terminalSafe is stdout for bytes of the guest that no terminal is meant to interpret: on a terminal, control characters
 // but newline and tab are taken out; elsewhere nothing is changed.
 func (e *env) terminalSafe() io.Writer {
-	if isTerminal(e.out) {
+	if terminal.Is(e.out) {
 		return safeWriter{e.out}
 	}
 	return e.out
