@@ -268,9 +268,12 @@ type Host struct {
 
 // Sandbox defines model for Sandbox.
 type Sandbox struct {
-	Accelerator *string    `json:"accelerator,omitempty"`
-	Agent       *string    `json:"agent,omitempty"`
-	Arch        string     `json:"arch"`
+	Accelerator *string `json:"accelerator,omitempty"`
+	Agent       *string `json:"agent,omitempty"`
+	Arch        string  `json:"arch"`
+
+	// Confinement What confines the VMM, as measured when it had started
+	Confinement *[]string  `json:"confinement,omitempty"`
 	CreatedAt   time.Time  `json:"created_at"`
 	DiskMib     int        `json:"disk_mib"`
 	Engine      *string    `json:"engine,omitempty"`

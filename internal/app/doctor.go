@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"github.com/agentkernel/agentkernel/internal/engine/auto"
 	"github.com/agentkernel/agentkernel/internal/hostvirt"
@@ -69,6 +70,7 @@ func engineChecks(choices []auto.Choice) []Check {
 		checks = append(checks, check)
 		if v.Chosen {
 			chosen.OK, chosen.Detail, chosen.Fix = true, fmt.Sprintf("%s is used: %s", v.Engine.Name(), v.Why), ""
+			checks = append(checks, Check{Name: "confinement", OK: true, Detail: strings.Join(c.Confinement, "; "), Fix: c.Hint})
 		}
 	}
 	return append(checks, chosen)

@@ -124,6 +124,9 @@ func (e *env) show(sb client.Sandbox) {
 	if sb.Pid != nil {
 		row("VMM pid", *sb.Pid)
 	}
+	if sb.Confinement != nil {
+		row("VMM confined by", strings.Join(*sb.Confinement, "; "))
+	}
 	at("created", &sb.CreatedAt)
 	at("started", sb.StartedAt)
 	at("finished", sb.FinishedAt)

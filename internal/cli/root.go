@@ -43,6 +43,9 @@ func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
 // Main runs the command line and returns the exit code.
 func Main(args []string) int {
+	if app.IsConfinement(args) { // not the command line: a VMM on its way into its confinement
+		return app.Confine(args, os.Stdout, os.Stderr)
+	}
 	e := &env{in: os.Stdin, out: os.Stdout, errOut: os.Stderr}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -28,6 +28,7 @@ func view(rec sandbox.Record) apiv1.Sandbox {
 	}
 	if m := rec.Machine; m != nil {
 		v.Engine, v.Accelerator, v.Pid = &m.Engine, &m.Accelerator, &m.PID
+		v.Confinement = optional(m.Confinement)
 	}
 	if rec.Instructions > 0 {
 		n := int64(rec.Instructions)

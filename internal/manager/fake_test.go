@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"sync"
 	"testing"
 	"time"
@@ -81,7 +82,7 @@ func (e *fakeEngine) Adopt(_ context.Context, spec sandbox.MachineSpec, rec sand
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	v := e.vmms[spec.ID]
-	if v == nil || v.ctx.Err() != nil || v.rec != rec {
+	if v == nil || v.ctx.Err() != nil || !reflect.DeepEqual(v.rec, rec) {
 		return nil, sandbox.ErrGone
 	}
 	return &fakeMachine{v: v, spec: spec}, nil

@@ -26,6 +26,21 @@ func (c *stageClock) mark(name string) {
 	c.last = now
 }
 
+// spawned divides the time since the last mark by what the engine says of it. What is not in that is its choice and preparation.
+func (c *stageClock) spawned(machine sandbox.Machine) {
+	now := time.Now()
+	rest := now.Sub(c.last)
+	var parts []sandbox.Stage
+	if s, ok := machine.(sandbox.Stager); ok {
+		parts = s.Stages()
+	}
+	for _, p := range parts {
+		rest -= p.Duration
+	}
+	c.list = append(append(c.list, sandbox.Stage{Name: "spawn", Duration: max(rest, 0)}), parts...)
+	c.last = now
+}
+
 // boot divides the time since the last mark by what the guest says of it: the guest's clock began with its kernel, so what
 // is not in it is the VMM's own start, its firmware, and the answer's way back.
 func (c *stageClock) boot(info guestrpc.Info) {

@@ -83,7 +83,7 @@ func (m *Manager) boot(ctx context.Context, b *box, opts StartOptions, started t
 	if err != nil {
 		return err
 	}
-	stages.mark("spawn")
+	stages.spawned(machine)
 	g, err := m.bootGuest(ctx, b, machine, kernel.Version)
 	var count uint64
 	if err == nil && opts.CountInstructions {

@@ -30,6 +30,8 @@ type Spec struct {
 	Output *os.File   // stdout and stderr
 	Errors *os.File   // stderr, when it is another
 	Files  []*os.File // become descriptors 3, 4, … of the process
+	// Attr has what else the system is asked for, such as namespaces; that the session is its own is added.
+	Attr syscall.SysProcAttr
 }
 
 // Status says how a process ended.
@@ -69,7 +71,8 @@ func Start(spec Spec) (*Process, error) {
 		files = append(files, f.Fd())
 	}
 	closeInherited()
-	attr := &syscall.ProcAttr{Dir: spec.Dir, Env: spec.Env, Files: files, Sys: &syscall.SysProcAttr{Setsid: true}}
+	spec.Attr.Setsid = true
+	attr := &syscall.ProcAttr{Dir: spec.Dir, Env: spec.Env, Files: files, Sys: &spec.Attr}
 	pid, err := syscall.ForkExec(spec.Path, spec.Args, attr)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", spec.Path, err)

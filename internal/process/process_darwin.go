@@ -108,8 +108,9 @@ func micros(info *unix.KinfoProc) uint64 {
 	return uint64(info.Proc.P_starttime.Sec)*1_000_000 + uint64(info.Proc.P_starttime.Usec)
 }
 
-// FindByArg returns our user's processes that have arg among their arguments, exactly.
-func FindByArg(arg string) ([]Identity, error) {
+// FindByArg returns our user's processes that have arg among their arguments, exactly. Those of others are for Linux, where a
+// VMM may have a user of its own.
+func FindByArg(arg string, _ ...int) ([]Identity, error) {
 	bootID, err := BootID()
 	if err != nil {
 		return nil, err

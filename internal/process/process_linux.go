@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -118,8 +119,8 @@ func parseStartTime(stat []byte) (uint64, error) {
 	return t, nil
 }
 
-// FindByArg returns our user's processes that have arg among their arguments, exactly.
-func FindByArg(arg string) ([]Identity, error) {
+// FindByArg returns the processes that have arg among their arguments, exactly, of our user and of the others that are named.
+func FindByArg(arg string, uids ...int) ([]Identity, error) {
 	bootID, err := BootID()
 	if err != nil {
 		return nil, err
@@ -132,7 +133,7 @@ func FindByArg(arg string) ([]Identity, error) {
 	var found []Identity
 	for _, dir := range dirs {
 		var st unix.Stat_t
-		if unix.Stat(dir, &st) != nil || int(st.Uid) != os.Geteuid() {
+		if unix.Stat(dir, &st) != nil || int(st.Uid) != os.Geteuid() && !slices.Contains(uids, int(st.Uid)) {
 			continue // it ended meanwhile, or is somebody else's
 		}
 		pid, err := strconv.Atoi(filepath.Base(dir))

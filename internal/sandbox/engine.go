@@ -95,6 +95,8 @@ type MachineRecord struct {
 	StartTime   uint64 `json:"start_time"` // clock ticks since boot, /proc/pid/stat field 22; proc(5)
 	BootID      string `json:"boot_id"`
 	LinkToken   string `json:"link_token,omitempty"` // hex; marks the start of a session on a serial link
+	// Confinement says what confines the VMM, as it was measured once it ran.
+	Confinement []string `json:"confinement,omitempty"`
 }
 
 // Exit says how a VMM ended.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
+	"github.com/agentkernel/agentkernel/internal/engine/confine"
 	"github.com/agentkernel/agentkernel/internal/process"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
@@ -19,7 +21,7 @@ func (e *Engine) Adopt(_ context.Context, spec sandbox.MachineSpec, rec sandbox.
 	if rec.Engine != engineName {
 		return nil, fmt.Errorf("adopt a microVM: its record is of the engine %q", rec.Engine)
 	}
-	files := runtimeFilesIn(spec.RuntimeDir)
+	files := runtimeFilesOf(spec)
 	proc, err := process.Open(process.Identity{PID: rec.PID, StartTime: rec.StartTime, BootID: rec.BootID})
 	if errors.Is(err, process.ErrGone) {
 		if err := files.remove(); err != nil {
@@ -53,12 +55,16 @@ func (e *Engine) readopt(proc *process.Process, rec sandbox.MachineRecord, spec 
 		s.close()
 		return nil, err
 	}
-	return e.attach(proc, rec, spec, logs, s)
+	return e.attach(proc, rec, spec, logs, s, true)
 }
 
 // Sweep kills Firecrackers of the sandbox that no record tells of, and removes what they leave.
 func (e *Engine) Sweep(ctx context.Context, spec sandbox.MachineSpec) error {
-	ids, err := process.FindByArg(marker(spec.ID))
+	var uids []int
+	if uid, _, err := confine.Owner(spec.ID); err == nil && os.Geteuid() == 0 {
+		uids = append(uids, uid)
+	}
+	ids, err := process.FindByArg(marker(spec.ID), uids...)
 	if err != nil {
 		return fmt.Errorf("look for a Firecracker without a record: %w", err)
 	}
@@ -77,7 +83,7 @@ func (e *Engine) Sweep(ctx context.Context, spec sandbox.MachineSpec) error {
 			return fmt.Errorf("kill a Firecracker without a record: %w", err)
 		}
 	}
-	if err := runtimeFilesIn(spec.RuntimeDir).remove(); err != nil {
+	if err := runtimeFilesOf(spec).remove(); err != nil {
 		return fmt.Errorf("remove the files of a Firecracker without a record: %w", err)
 	}
 	return nil

@@ -2,12 +2,14 @@ package firecracker
 
 import (
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -16,18 +18,24 @@ import (
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
 
-// program is the name of the executable.
-const program = "firecracker"
+// Names of the executables.
+const (
+	program       = "firecracker"
+	jailerProgram = "jailer"
+)
 
 // minVersion is the oldest Firecracker that the client speaks to.
 var minVersion = fcapi.Version{Major: 1, Minor: 10}
 
 const installHint = "install Firecracker 1.10 or newer: put the binary of a release (github.com/firecracker-microvm/firecracker/releases), named firecracker, into a directory of PATH"
 
-// binary is an installed Firecracker.
+const jailerHint = "put the binary jailer of the same release, named jailer, beside firecracker"
+
+// binary is an installed Firecracker or jailer.
 type binary struct {
 	path    string // absolute
 	version fcapi.Version
+	dynamic bool // needs the libraries of this host; releases do not
 }
 
 // binaries finds Firecracker and remembers what it has learnt about it.
@@ -46,8 +54,11 @@ type knownBinary struct {
 // find returns the first Firecracker that can be used, of the one in dir and those in PATH.
 func (b *binaries) find(ctx context.Context) (binary, error) {
 	var first error
-	for _, path := range b.candidates() {
+	for _, path := range candidates(b.dir, program) {
 		bin, err := b.look(ctx, path)
+		if err == nil && bin.version.Compare(minVersion) < 0 {
+			err = sandbox.Errorf(sandbox.Unavailable, installHint, "%s is Firecracker %s, and at least %s is needed", path, bin.version, minVersion)
+		}
 		if err == nil {
 			return bin, nil
 		}
@@ -64,16 +75,44 @@ func (b *binaries) find(ctx context.Context) (binary, error) {
 	return binary{}, first
 }
 
-// candidates are the paths where a Firecracker could be. A relative entry in PATH would let the current directory choose the
-// program, so it is left out.
-func (b *binaries) candidates() []string {
+// errNoJailer is returned by jailerOf when there is none.
+var errNoJailer = errors.New("no jailer is installed")
+
+// jailerOf returns the jailer that belongs to a Firecracker: the one beside it or the first in PATH that is of the same version.
+func (b *binaries) jailerOf(ctx context.Context, bin binary) (binary, error) {
+	var first error
+	for _, path := range candidates(filepath.Dir(bin.path), jailerProgram) {
+		jailer, err := b.look(ctx, path)
+		if err == nil && jailer.version != bin.version {
+			err = sandbox.Errorf(sandbox.Unavailable, fmt.Sprintf("put the jailer of the release v%s beside %s", bin.version, bin.path),
+				"%s is of version %s, and %s of version %s: a jailer runs the Firecracker of its own release only", path, jailer.version, bin.path, bin.version)
+		}
+		if err == nil {
+			return jailer, nil
+		}
+		if ctx.Err() != nil {
+			return binary{}, context.Cause(ctx)
+		}
+		if first == nil && !errors.Is(err, fs.ErrNotExist) {
+			first = err
+		}
+	}
+	if first == nil {
+		first = errNoJailer
+	}
+	return binary{}, first
+}
+
+// candidates are the paths where a program could be. A relative entry in PATH would let the current directory choose it, so
+// that is left out.
+func candidates(dir, name string) []string {
 	var paths []string
-	if b.dir != "" {
-		paths = append(paths, filepath.Join(b.dir, program))
+	if dir != "" {
+		paths = append(paths, filepath.Join(dir, name))
 	}
 	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
 		if filepath.IsAbs(dir) {
-			paths = append(paths, filepath.Join(dir, program))
+			paths = append(paths, filepath.Join(dir, name))
 		}
 	}
 	return paths
@@ -83,7 +122,7 @@ func (b *binaries) candidates() []string {
 func (b *binaries) look(ctx context.Context, path string) (binary, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return binary{}, fmt.Errorf("look for Firecracker: %w", err)
+		return binary{}, fmt.Errorf("look for %s: %w", filepath.Base(path), err)
 	}
 	if info.IsDir() {
 		return binary{}, fmt.Errorf("%s is a directory: %w", path, fs.ErrNotExist)
@@ -104,8 +143,12 @@ func (b *binaries) look(ctx context.Context, path string) (binary, error) {
 	return bin, nil
 }
 
-// inspect asks a Firecracker for its version.
+// inspect asks a Firecracker or a jailer, as its file is named, for its version.
 func inspect(ctx context.Context, path string) (binary, error) {
+	name, hint := "Firecracker", installHint
+	if filepath.Base(path) == jailerProgram {
+		name, hint = "Jailer", jailerHint
+	}
 	cmd := exec.CommandContext(ctx, path, "--version")
 	cmd.Dir = "/"
 	out, err := cmd.Output()
@@ -117,22 +160,29 @@ func inspect(ctx context.Context, path string) (binary, error) {
 	case errors.Is(err, syscall.ENOEXEC):
 		return binary{}, sandbox.Errorf(sandbox.Unavailable, fmt.Sprintf("install the release for %s", hostArch()), "%s is a program for another architecture, or none at all: %w", path, err)
 	case err != nil:
-		return binary{}, sandbox.Errorf(sandbox.Unavailable, installHint, "ask %s for its version: %w", path, err)
+		return binary{}, sandbox.Errorf(sandbox.Unavailable, hint, "ask %s for its version: %w", path, err)
 	}
-	version, err := readVersion(string(out))
+	version, err := readVersion(string(out), name)
 	if err != nil {
-		return binary{}, sandbox.Errorf(sandbox.Unavailable, installHint, "ask %s for its version: %w", path, err)
+		return binary{}, sandbox.Errorf(sandbox.Unavailable, hint, "ask %s for its version: %w", path, err)
 	}
-	if version.Compare(minVersion) < 0 {
-		return binary{}, sandbox.Errorf(sandbox.Unavailable, installHint, "%s is Firecracker %s, and at least %s is needed", path, version, minVersion)
-	}
-	return binary{path: path, version: version}, nil
+	return binary{path: path, version: version, dynamic: isDynamic(path)}, nil
 }
 
-// readVersion reads "Firecracker v1.16.1" at the begin of what it prints.
-func readVersion(out string) (fcapi.Version, error) {
+// isDynamic reports whether a program names the loader of libraries that is to run it.
+func isDynamic(path string) bool {
+	f, err := elf.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return slices.ContainsFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP })
+}
+
+// readVersion reads "Firecracker v1.16.1" or "Jailer v1.16.1" at the begin of what it prints.
+func readVersion(out, name string) (fcapi.Version, error) {
 	line, _, _ := strings.Cut(out, "\n")
-	word, ok := strings.CutPrefix(strings.TrimSpace(line), "Firecracker ")
+	word, ok := strings.CutPrefix(strings.TrimSpace(line), name+" ")
 	if !ok {
 		return fcapi.Version{}, fmt.Errorf("%.80q names no version", line)
 	}

@@ -52,14 +52,19 @@ func check(spec sandbox.MachineSpec, host sandbox.Arch) error {
 	return nil
 }
 
-// configuration is what Firecracker reads, and the links that it names: to what each leads.
-func configuration(spec sandbox.MachineSpec) (fcapi.Config, map[string]string) {
-	links := map[string]string{"kernel": spec.Kernel.Path, "initramfs": spec.Initrd}
-	link := func(name string) string { return filesName + "/" + name }
+// resource is a file of the host that a microVM uses.
+type resource struct {
+	name     string // in the configuration
+	path     string
+	writable bool
+}
+
+// configuration is what Firecracker reads, and the files that it names.
+func configuration(spec sandbox.MachineSpec) (fcapi.Config, []resource) {
+	const kernel, initramfs = filesName + "/kernel", filesName + "/initramfs"
+	resources := []resource{{name: kernel, path: spec.Kernel.Path}, {name: initramfs, path: spec.Initrd}}
 	config := fcapi.Config{
-		BootSource: &fcapi.BootSource{
-			KernelImagePath: link("kernel"), InitrdPath: link("initramfs"), BootArgs: kernelParameters(spec),
-		},
+		BootSource:    &fcapi.BootSource{KernelImagePath: kernel, InitrdPath: initramfs, BootArgs: kernelParameters(spec)},
 		MachineConfig: &fcapi.MachineConfig{VCPUCount: spec.VCPUs, MemSizeMiB: spec.MemoryMiB},
 		Drives:        []fcapi.Drive{}, // must not be null
 		Vsock:         &fcapi.Vsock{GuestCID: spec.VsockCID, UDSPath: vsockName},
@@ -68,16 +73,16 @@ func configuration(spec sandbox.MachineSpec) (fcapi.Config, map[string]string) {
 		config.Entropy = &fcapi.EntropyDevice{} // many of its processors have no generator of their own
 	}
 	for _, d := range spec.Disks {
-		name := "disk-" + string(d.Role)
-		links[name] = d.Path
+		name := filesName + "/disk-" + string(d.Role)
+		resources = append(resources, resource{name: name, path: d.Path, writable: !d.ReadOnly})
 		config.Drives = append(config.Drives, fcapi.Drive{
-			DriveID: string(d.Role), PathOnHost: link(name), IsReadOnly: d.ReadOnly,
+			DriveID: string(d.Role), PathOnHost: name, IsReadOnly: d.ReadOnly,
 			// With Writeback a flush of the guest is one of the host's disk; without, the host's crash would lose what
 			// the guest has synced.
 			CacheType: cacheOf(d),
 		})
 	}
-	return config, links
+	return config, resources
 }
 
 func cacheOf(d sandbox.Disk) string {

@@ -2,6 +2,7 @@ package firecracker
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,7 +19,7 @@ func TestConfiguration(t *testing.T) {
 			{Role: sandbox.Workspace, Path: "/w", FS: "ext4", ReadOnly: true},
 		},
 	}
-	config, links := configuration(spec)
+	config, resources := configuration(spec)
 	got, err := json.MarshalIndent(config, "", " ")
 	if err != nil {
 		t.Fatal(err)
@@ -57,16 +58,18 @@ func TestConfiguration(t *testing.T) {
  },
  "vsock": {
   "guest_cid": 7,
-  "uds_path": "v.sock"
+  "uds_path": "sockets/v.sock"
  }
 }`
 	if string(got) != want {
 		t.Errorf("%s\nwant %s", got, want)
 	}
-	for name, target := range map[string]string{"kernel": "/k", "initramfs": "/i", "disk-rootfs": "/images/a b", "disk-upper": "/u", "disk-workspace": "/w"} {
-		if links[name] != target {
-			t.Errorf("%s leads to %q, want %q", name, links[name], target)
-		}
+	wantResources := []resource{
+		{"files/kernel", "/k", false}, {"files/initramfs", "/i", false},
+		{"files/disk-rootfs", "/images/a b", false}, {"files/disk-upper", "/u", true}, {"files/disk-workspace", "/w", false},
+	}
+	if !slices.Equal(resources, wantResources) {
+		t.Errorf("%+v, want %+v", resources, wantResources)
 	}
 	spec.Arch = sandbox.AArch64
 	config, _ = configuration(spec)

@@ -25,6 +25,8 @@ type Options struct {
 	BinaryDir string
 	// KVMCache is the file that keeps the verdict on the host's KVM. Its directory is made when it is needed.
 	KVMCache string
+	// RequireJailer makes a launch fail that would not be under Firecracker's jailer.
+	RequireJailer bool
 }
 
 // Engine is the engine "firecracker".
@@ -32,6 +34,9 @@ type Engine struct {
 	log      *slog.Logger
 	binaries *binaries
 	probe    func(context.Context) (hostvirt.KVM, error)
+
+	requireJailer bool
+	trial         trial
 }
 
 var _ sandbox.Engine = (*Engine)(nil)
@@ -39,7 +44,7 @@ var _ sandbox.Engine = (*Engine)(nil)
 // New makes the engine. It looks at nothing yet.
 func New(o Options) *Engine {
 	return &Engine{
-		log: o.Log.With("engine", engineName), binaries: &binaries{dir: o.BinaryDir},
+		log: o.Log.With("engine", engineName), binaries: &binaries{dir: o.BinaryDir}, requireJailer: o.RequireJailer,
 		probe: func(ctx context.Context) (hostvirt.KVM, error) {
 			if err := os.MkdirAll(filepath.Dir(o.KVMCache), 0o700); err != nil {
 				return hostvirt.KVM{}, fmt.Errorf("make the cache directory: %w", err)
@@ -71,6 +76,10 @@ func (e *Engine) Capabilities(ctx context.Context) sandbox.Capabilities {
 // CapabilitiesFor says what this host lets Firecracker do for guests of one architecture.
 func (e *Engine) CapabilitiesFor(ctx context.Context, arch sandbox.Arch) sandbox.Capabilities {
 	bin, virt, err := e.usable(ctx, arch)
+	var confined confinement
+	if err == nil {
+		confined, err = e.confinement(ctx, bin)
+	}
 	if err != nil {
 		c := sandbox.Capabilities{Reason: err.Error()}
 		var se *sandbox.Error
@@ -80,8 +89,8 @@ func (e *Engine) CapabilitiesFor(ctx context.Context, arch sandbox.Arch) sandbox
 		return c
 	}
 	return sandbox.Capabilities{
-		Usable: true, Reason: virt.Reason, Accelerator: accelKVM, Version: bin.version.String(), Binary: bin.path,
-		Confinement: []string{"no network device", "no inherited descriptors or environment", "seccomp filters of Firecracker, one a thread"},
+		Usable: true, Reason: virt.Reason, Hint: confined.hint, Accelerator: accelKVM, Version: bin.version.String(), Binary: bin.path,
+		Confinement: confined.describe(),
 	}
 }
 

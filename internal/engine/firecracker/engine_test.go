@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -31,6 +32,7 @@ func newEngine(t *testing.T, mode string) *Engine {
 	t.Setenv("PATH", "")
 	e := New(Options{Log: slog.New(slog.DiscardHandler), BinaryDir: fakeDir(t, mode)})
 	e.probe = func(context.Context) (hostvirt.KVM, error) { return goodKVM, nil }
+	e.trial.done, e.trial.err = true, errors.New("namespaces are not for this test")
 	return e
 }
 
@@ -248,7 +250,7 @@ func TestAdopt(t *testing.T) {
 		if err := m.(sandbox.Pauser).Pause(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if m.Record() != rec {
+		if !reflect.DeepEqual(m.Record(), rec) {
 			t.Errorf("the record became %+v", m.Record())
 		}
 		if err := m.Release(); err != nil {

@@ -16,13 +16,20 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/agentkernel/agentkernel/internal/engine/confine"
 	"github.com/agentkernel/agentkernel/internal/engine/firecracker/fcapi"
 )
 
-// The test binary is a Firecracker when it is called so. What kind of one is in the file "mode" beside it.
+// The test binary is a Firecracker or a jailer when it is called so. What kind of one is in the file "mode" beside it, or when it cannot
+// see itself, in the file of the kernel.
 func TestMain(m *testing.M) {
-	if filepath.Base(os.Args[0]) == program {
+	switch {
+	case filepath.Base(os.Args[0]) == program:
 		runFake()
+	case filepath.Base(os.Args[0]) == jailerProgram:
+		os.Exit(runFakeJailer())
+	case len(os.Args) > 1 && os.Args[1] == confine.Command:
+		os.Exit(confine.Main(os.Args[2:], os.Stdout, os.Stderr))
 	}
 	goleak.VerifyTestMain(m)
 }
@@ -44,15 +51,14 @@ const (
 )
 
 func runFake() {
-	self, err := os.Executable()
-	if err != nil {
-		panic(err)
+	f := &fakeFirecracker{}
+	if self, err := os.Executable(); err == nil { // there is no /proc in a root directory of its own
+		mode, err := os.ReadFile(filepath.Join(filepath.Dir(self), "mode"))
+		if err != nil {
+			panic(err)
+		}
+		f.mode = string(mode)
 	}
-	mode, err := os.ReadFile(filepath.Join(filepath.Dir(self), "mode"))
-	if err != nil {
-		panic(err)
-	}
-	f := &fakeFirecracker{mode: string(mode)}
 	if slices.Contains(os.Args, "--version") {
 		version := "1.16.1"
 		if f.mode == modeOld {
@@ -96,6 +102,13 @@ func (f *fakeFirecracker) run() int {
 	var err error
 	if f.log, err = os.OpenFile(option("log-path"), os.O_RDWR, 0); err != nil {
 		panic(err)
+	}
+	if f.mode == "" {
+		text, err := os.ReadFile(filesName + "/kernel")
+		if err != nil {
+			panic(err)
+		}
+		f.mode = strings.TrimPrefix(string(text), "\x7fELF")
 	}
 	switch f.mode {
 	case modeEarly:

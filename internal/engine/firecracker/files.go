@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/agentkernel/agentkernel/internal/engine/confine"
 	"github.com/agentkernel/agentkernel/internal/engine/firecracker/fcapi"
 	"github.com/agentkernel/agentkernel/internal/engine/vmmlog"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
@@ -19,10 +20,12 @@ const (
 	maxVMMLog     = 128 << 10
 )
 
-// Names in the runtime directory.
+// Names in the runtime directory, and in the root directory of a VMM that has one of its own.
 const (
-	apiName     = "api.sock"
-	vsockName   = "v.sock"
+	socketsName = "sockets"
+	apiName     = socketsName + "/api.sock"
+	vsockName   = socketsName + "/v.sock"
+	jailName    = "jail"
 	configName  = "config.json"
 	filesName   = "files"
 	consoleName = "console.pipe"
@@ -31,44 +34,59 @@ const (
 
 // runtimeFiles are the paths in a microVM's runtime directory.
 type runtimeFiles struct {
-	dir, api, vsock, ready, config, links, console, output string
+	marker                                                                string
+	dir, sockets, api, vsock, ready, config, links, console, output, jail string
 }
 
-func runtimeFilesIn(dir string) runtimeFiles {
-	in := func(name string) string { return filepath.Join(dir, name) }
+func runtimeFilesOf(spec sandbox.MachineSpec) runtimeFiles {
+	in := func(name string) string { return filepath.Join(spec.RuntimeDir, name) }
 	return runtimeFiles{
-		dir: dir, api: in(apiName), vsock: in(vsockName), ready: hybridvsock.HostPath(in(vsockName), sandbox.GuestReadyPort),
-		config: in(configName), links: in(filesName), console: in(consoleName), output: in(outputName),
+		marker: marker(spec.ID), dir: spec.RuntimeDir, sockets: in(socketsName), api: in(apiName), vsock: in(vsockName),
+		ready:  hybridvsock.HostPath(in(vsockName), sandbox.GuestReadyPort),
+		config: in(configName), links: in(filesName), console: in(consoleName), output: in(outputName), jail: in(jailName),
 	}
 }
 
-// remove deletes what is there.
+// remove deletes what a VMM that has ended leaves, also one that was started long ago: its files and its cgroups.
 func (f runtimeFiles) remove() error {
-	errs := []error{os.RemoveAll(f.links)}
-	for _, path := range []string{f.api, f.vsock, f.ready, f.config, f.console, f.output} {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	var errs []error
+	for _, path := range []string{f.links, f.sockets, f.jail, f.config, f.console, f.output} {
+		errs = append(errs, os.RemoveAll(path))
+	}
+	if os.Geteuid() == 0 {
+		if err := confine.RemoveCgroups(f.marker); !errors.Is(err, confine.ErrNotLinux) {
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// write makes the configuration and the links that it names.
-func (f runtimeFiles) write(config fcapi.Config, links map[string]string) error {
-	if err := os.Mkdir(f.links, 0o700); err != nil {
-		return fmt.Errorf("make the VMM's links: %w", err)
-	}
-	for name, target := range links {
-		if err := os.Symlink(target, filepath.Join(f.links, name)); err != nil {
-			return fmt.Errorf("make the VMM's links: %w", err)
-		}
-	}
+// write makes the configuration, and the directories.
+func (f runtimeFiles) write(config fcapi.Config) error {
 	b, err := json.Marshal(config)
 	if err != nil {
 		return fmt.Errorf("encode the VMM's configuration: %w", err)
 	}
 	if err := os.WriteFile(f.config, b, 0o600); err != nil {
 		return fmt.Errorf("write the VMM's configuration: %w", err)
+	}
+	for _, dir := range []string{f.sockets, f.jail} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return fmt.Errorf("make the VMM's directories: %w", err)
+		}
+	}
+	return nil
+}
+
+// link makes links by the names of the configuration, for a VMM that sees the whole file system.
+func (f runtimeFiles) link(resources []resource) error {
+	if err := os.Mkdir(f.links, 0o700); err != nil {
+		return fmt.Errorf("make the VMM's links: %w", err)
+	}
+	for _, r := range resources {
+		if err := os.Symlink(r.path, filepath.Join(f.dir, r.name)); err != nil {
+			return fmt.Errorf("make the VMM's links: %w", err)
+		}
 	}
 	return nil
 }

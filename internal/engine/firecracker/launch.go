@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/agentkernel/agentkernel/internal/engine/confine"
 	"github.com/agentkernel/agentkernel/internal/engine/firecracker/fcapi"
 	"github.com/agentkernel/agentkernel/internal/engine/vmmlog"
 	"github.com/agentkernel/agentkernel/internal/process"
@@ -17,10 +18,11 @@ import (
 // takes letters, digits and hyphens.
 func marker(id string) string { return "agentkernel-" + id }
 
-// arguments returns argv.
-func arguments(id string) []string {
+// arguments returns what follows --id, which a jailer gives by itself. The paths are relative to the runtime directory, or to the
+// root directory that has the same in it.
+func arguments() []string {
 	return []string{
-		program, "--id", marker(id), "--api-sock", apiName, "--config-file", configName,
+		"--api-sock", apiName, "--config-file", configName,
 		"--log-path", outputName, "--level", "Warning", "--show-level",
 	}
 }
@@ -40,16 +42,20 @@ func (e *Engine) Launch(ctx context.Context, spec sandbox.MachineSpec) (sandbox.
 			return nil, fmt.Errorf("find the %s: %w", what, err)
 		}
 	}
-	m, err := e.launch(ctx, bin, spec)
+	confined, err := e.confinement(ctx, bin)
+	if err != nil {
+		return nil, err
+	}
+	m, err := e.launch(ctx, bin, confined, spec)
 	if err != nil {
 		return nil, err // not a typed nil
 	}
 	return m, nil
 }
 
-func (e *Engine) launch(ctx context.Context, bin binary, spec sandbox.MachineSpec) (_ *machine, err error) {
+func (e *Engine) launch(ctx context.Context, bin binary, confined confinement, spec sandbox.MachineSpec) (_ *machine, err error) {
 	begin := time.Now()
-	files := runtimeFilesIn(spec.RuntimeDir)
+	files := runtimeFilesOf(spec)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, files.remove())
@@ -58,10 +64,27 @@ func (e *Engine) launch(ctx context.Context, bin binary, spec sandbox.MachineSpe
 	if err := files.remove(); err != nil { // Firecracker does not replace a socket
 		return nil, fmt.Errorf("remove old files of the VMM: %w", err)
 	}
-	if err := files.write(configuration(spec)); err != nil {
+	config, resources := configuration(spec)
+	if err := files.write(config); err != nil {
 		return nil, err
 	}
-	appeared, err := watchDir(files.dir)
+	if confined.kind == plain {
+		if err := files.link(resources); err != nil {
+			return nil, err
+		}
+	}
+	as, err := confined.owner(spec.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := files.handOver(as, resources); err != nil {
+		return nil, err
+	}
+	cmd, err := confined.command(bin, spec, files, resources, as)
+	if err != nil {
+		return nil, err
+	}
+	appeared, err := watchDir(files.sockets)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +93,7 @@ func (e *Engine) launch(ctx context.Context, bin binary, spec sandbox.MachineSpe
 	if err != nil {
 		return nil, err
 	}
-	proc, streams, err := spawn(bin, spec, files)
+	proc, streams, err := spawn(cmd, files, as)
 	if err != nil {
 		logs.close()
 		return nil, err
@@ -78,7 +101,7 @@ func (e *Engine) launch(ctx context.Context, bin binary, spec sandbox.MachineSpe
 	forked := time.Now()
 	id := proc.Identity()
 	rec := sandbox.MachineRecord{Engine: engineName, Accelerator: accelKVM, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID}
-	m, err := e.attach(proc, rec, spec, logs, streams)
+	m, err := e.attach(proc, rec, spec, logs, streams, false)
 	if err != nil {
 		return nil, errors.Join(err, killAndWait(ctx, proc))
 	}
@@ -86,12 +109,19 @@ func (e *Engine) launch(ctx context.Context, bin binary, spec sandbox.MachineSpe
 	if err := m.started(ctx, appeared, forked); err != nil {
 		return nil, errors.Join(err, m.Kill(context.WithoutCancel(ctx)))
 	}
+	if m.rec.Confinement, err = confine.Measure(id.PID); err != nil {
+		select {
+		case <-m.done: // the guest has ended already
+		default:
+			return nil, errors.Join(err, m.Kill(context.WithoutCancel(ctx)))
+		}
+	}
 	e.log.Debug("launched", "sandbox", spec.ID, "pid", id.PID, "version", bin.version)
 	return m, nil
 }
 
 // spawn starts Firecracker.
-func spawn(bin binary, spec sandbox.MachineSpec, files runtimeFiles) (_ *process.Process, s streams, err error) {
+func spawn(cmd command, files runtimeFiles, as owner) (_ *process.Process, s streams, err error) {
 	console, ours, err := vmmlog.MakePipe(files.console)
 	if err != nil {
 		return nil, s, err
@@ -106,11 +136,17 @@ func spawn(bin binary, spec sandbox.MachineSpec, files runtimeFiles) (_ *process
 	}
 	defer output.Close()
 	s.output = ours
-	proc, err := process.Start(process.Spec{
-		Path: bin.path, Args: arguments(spec.ID), Dir: spec.RuntimeDir,
-		Env:    []string{"PATH=/usr/bin:/bin", "LANG=C"},
-		Output: console, Errors: output,
-	})
+	if as.uid != 0 {
+		err = os.Chown(files.output, as.uid, as.gid) // it is opened by name, as a log
+	}
+	var proc *process.Process
+	if err == nil {
+		proc, err = process.Start(process.Spec{
+			Path: cmd.path, Args: cmd.args, Dir: cmd.dir, Attr: cmd.attr,
+			Env:    []string{"PATH=/usr/bin:/bin", "LANG=C"},
+			Output: console, Errors: output,
+		})
+	}
 	if err != nil {
 		s.close()
 		return nil, s, err

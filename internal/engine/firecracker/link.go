@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/agentkernel/agentkernel/internal/engine/confine"
 	"github.com/agentkernel/agentkernel/internal/transport/hybridvsock"
 	"github.com/agentkernel/agentkernel/internal/unixsock"
 )
@@ -18,6 +19,7 @@ import (
 // knock, so that a dial that comes too early is repeated when there is a reason to, and not before.
 type link struct {
 	socket string
+	pid    int             // of the VMM
 	life   context.Context // ends with the VMM
 	slow   time.Duration   // slowGuest
 
@@ -29,14 +31,27 @@ type link struct {
 }
 
 // newLink listens before anybody dials: a knock is never missed by a dial that was refused before it.
-func newLink(life context.Context, files runtimeFiles) (*link, error) {
+func newLink(life context.Context, files runtimeFiles, pid int) (*link, error) {
 	l, err := unixsock.Listen(files.ready)
+	if err == nil && os.Geteuid() == 0 {
+		// For a VMM with a user of its own. It cannot put a file of its own in the place of this one: the directory is sticky.
+		if err = errors.Join(os.Lchown(files.ready, -1, confine.FirstOwner), os.Chmod(files.ready, 0o660)); err != nil {
+			l.Close()
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("listen for the guest agent: %w", err)
 	}
-	k := &link{socket: files.vsock, life: life, slow: slowGuest, listener: l, knocked: make(chan struct{}), accepting: make(chan struct{})}
+	k := &link{socket: files.vsock, pid: pid, life: life, slow: slowGuest, listener: l, knocked: make(chan struct{}), accepting: make(chan struct{})}
 	go k.accept(l)
 	return k, nil
+}
+
+// deafLink does not listen.
+func deafLink(life context.Context, files runtimeFiles, pid int) *link {
+	k := &link{socket: files.vsock, pid: pid, life: life, slow: slowGuest, accepting: make(chan struct{})}
+	close(k.accepting)
+	return k
 }
 
 // accept hangs up on whoever knocks. Any program in the guest may; all that it brings about is a dial that is refused.
@@ -119,11 +134,29 @@ func (l *link) dial(ctx context.Context, port uint32) (net.Conn, error) {
 }
 
 func (l *link) connect(ctx context.Context, port uint32) (net.Conn, error) {
-	conn, err := unixsock.Dial(ctx, l.socket)
+	conn, err := dialVMM(ctx, l.socket, l.pid)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the guest: %w", err)
 	}
 	if err := hybridvsock.Connect(ctx, conn, port); err != nil {
+		return nil, err
+	}
+	return conn, nil
+}
+
+// dialVMM connects to a socket of a VMM, and makes sure that it is the VMM that listens there: the sockets are in the one directory
+// where a VMM can make files, and a link could lead us to the socket of somebody who trusts us.
+func dialVMM(ctx context.Context, path string, pid int) (net.Conn, error) {
+	conn, err := unixsock.Dial(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	peer, err := unixsock.PeerCred(conn.(*net.UnixConn))
+	if err == nil && peer.PID != pid {
+		err = fmt.Errorf("process %d listens on %s, and not the VMM, which is process %d", peer.PID, path, pid)
+	}
+	if err != nil {
+		conn.Close()
 		return nil, err
 	}
 	return conn, nil

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"testing"
 
+	"github.com/agentkernel/agentkernel/internal/sandbox"
 	"github.com/agentkernel/agentkernel/internal/transport/hybridvsock"
 	"github.com/agentkernel/agentkernel/internal/unixsock"
 )
@@ -14,7 +16,10 @@ import (
 // vsockDevice is a device whose guest accepts the requests that accepts says, which are numbered from 0.
 func vsockDevice(t *testing.T, accepts func(files runtimeFiles, i int) bool) *link {
 	t.Helper()
-	files := runtimeFilesIn(t.TempDir())
+	files := runtimeFilesOf(sandbox.MachineSpec{RuntimeDir: t.TempDir()})
+	if err := os.Mkdir(files.sockets, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	l, err := unixsock.Listen(files.vsock)
 	if err != nil {
 		t.Fatal(err)
@@ -33,7 +38,7 @@ func vsockDevice(t *testing.T, accepts func(files runtimeFiles, i int) bool) *li
 			conn.Close()
 		}
 	}()
-	k, err := newLink(t.Context(), files)
+	k, err := newLink(t.Context(), files, os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,9 +108,12 @@ func TestEverybodyIsLetIn(t *testing.T) {
 }
 
 func TestCloseEndsWaiting(t *testing.T) {
-	files := runtimeFilesIn(t.TempDir())
+	files := runtimeFilesOf(sandbox.MachineSpec{RuntimeDir: t.TempDir()})
+	if err := os.Mkdir(files.sockets, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	life, end := context.WithCancelCause(t.Context())
-	k, err := newLink(life, files)
+	k, err := newLink(life, files, os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}

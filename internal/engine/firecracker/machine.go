@@ -15,7 +15,6 @@ import (
 	"github.com/agentkernel/agentkernel/internal/engine/vmmlog"
 	"github.com/agentkernel/agentkernel/internal/process"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
-	"github.com/agentkernel/agentkernel/internal/unixsock"
 )
 
 // machine is one Firecracker.
@@ -54,15 +53,21 @@ var (
 )
 
 // attach takes a running Firecracker under control: its streams, its link, its end. It owns the streams and the logs; on error
-// the process runs on and they are closed.
-func (e *Engine) attach(proc *process.Process, rec sandbox.MachineRecord, spec sandbox.MachineSpec, logs logFiles, s streams) (*machine, error) {
+// the process runs on and they are closed. That an adopted one cannot be listened to is no error: what is in the way is its own, and
+// it must not keep us from ending it.
+func (e *Engine) attach(proc *process.Process, rec sandbox.MachineRecord, spec sandbox.MachineSpec, logs logFiles, s streams, adopted bool) (*machine, error) {
 	m := &machine{
-		rec: rec, files: runtimeFilesIn(spec.RuntimeDir), log: e.log.With("sandbox", spec.ID, "pid", rec.PID), proc: proc, logs: logs,
+		rec: rec, files: runtimeFilesOf(spec), log: e.log.With("sandbox", spec.ID, "pid", rec.PID), proc: proc, logs: logs,
 		release: make(chan struct{}), done: make(chan struct{}), finished: make(chan struct{}),
 	}
 	m.life, m.endLife = context.WithCancelCause(context.Background())
 	var err error
-	if m.link, err = newLink(m.life, m.files); err != nil {
+	m.link, err = newLink(m.life, m.files, rec.PID)
+	if err != nil && adopted {
+		m.log.Warn("an adopted guest that does not listen yet cannot say when it does", "err", err)
+		m.link, err = deafLink(m.life, m.files, rec.PID), nil
+	}
+	if err != nil {
 		m.endLife(err)
 		s.close()
 		logs.close()
@@ -212,7 +217,7 @@ const (
 
 func (m *machine) dialAPI(ctx context.Context) (net.Conn, error) {
 	for pause := firstListenPause; ; pause = min(2*pause, lastListenPause) {
-		conn, err := unixsock.Dial(ctx, m.files.api)
+		conn, err := dialVMM(ctx, m.files.api, m.rec.PID)
 		if !errors.Is(err, syscall.ECONNREFUSED) {
 			return conn, err
 		}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -220,7 +221,7 @@ func TestAdopt(t *testing.T) {
 		if err := m.(sandbox.Pauser).Resume(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if m.Record() != rec {
+		if !reflect.DeepEqual(m.Record(), rec) {
 			t.Errorf("the record became %+v", m.Record())
 		}
 		if err := m.Release(); err != nil {
