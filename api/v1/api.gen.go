@@ -73,6 +73,7 @@ func (e ErrorCode) Valid() bool {
 
 // Defines values for ExecControlType.
 const (
+	Resize     ExecControlType = "resize"
 	Signal     ExecControlType = "signal"
 	StdinClose ExecControlType = "stdin_close"
 )
@@ -80,6 +81,8 @@ const (
 // Valid indicates whether the value is a known member of the ExecControlType enum.
 func (e ExecControlType) Valid() bool {
 	switch e {
+	case Resize:
+		return true
 	case Signal:
 		return true
 	case StdinClose:
@@ -207,6 +210,12 @@ type ErrorCode string
 
 // ExecControl defines model for ExecControl.
 type ExecControl struct {
+	// Cols resize: width of the terminal
+	Cols *int `json:"cols,omitempty"`
+
+	// Rows resize: height of the terminal
+	Rows *int `json:"rows,omitempty"`
+
 	// Signal Linux signal number
 	Signal *int            `json:"signal,omitempty"`
 	Type   ExecControlType `json:"type"`
@@ -241,7 +250,11 @@ type ExecEventType string
 
 // ExecStart defines model for ExecStart.
 type ExecStart struct {
-	Argv []string `json:"argv"`
+	// Argv Required, unless `shell` is set
+	Argv []string `json:"argv,omitempty"`
+
+	// Cols Width of the terminal in characters
+	Cols *int `json:"cols,omitempty"`
 
 	// Cwd Absolute; default /workspace if there is one, else the user's home
 	Cwd *string `json:"cwd,omitempty"`
@@ -249,11 +262,20 @@ type ExecStart struct {
 	// Env KEY=VALUE
 	Env *[]string `json:"env,omitempty"`
 
+	// Rows Height of the terminal in characters
+	Rows *int `json:"rows,omitempty"`
+
+	// Shell Run the user's login shell; there is no argv then
+	Shell *bool `json:"shell,omitempty"`
+
 	// Stdin Whether stdin will be sent; else it is /dev/null
 	Stdin *bool `json:"stdin,omitempty"`
 
 	// TimeoutMs Then the process group is killed; 0: none
 	TimeoutMs *int `json:"timeout_ms,omitempty"`
+
+	// Tty Give it a terminal
+	Tty *bool `json:"tty,omitempty"`
 
 	// User name, uid, name:group or uid:gid; default root
 	User *string `json:"user,omitempty"`
@@ -492,6 +514,8 @@ type ClientInterface interface {
 	// that does not read holds the command up; nothing is dropped. When the connection breaks, the process group of the
 	// command is killed.
 	//
+	// A command with a terminal (`tty`) has all of its output on channel 1. When the connection breaks it is hung up on.
+	//
 	// Corresponds with GET /v1/sandboxes/{name}/exec (the `Exec` operationId).
 	Exec(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error)
 
@@ -645,6 +669,8 @@ func (c *Client) GetSandbox(ctx context.Context, name Name, reqEditors ...Reques
 // stderr and whose rest is output. The last message is an event `exit` or `error`; a close frame follows. A client
 // that does not read holds the command up; nothing is dropped. When the connection breaks, the process group of the
 // command is killed.
+//
+// A command with a terminal (`tty`) has all of its output on channel 1. When the connection breaks it is hung up on.
 //
 // Corresponds with GET /v1/sandboxes/{name}/exec (the `Exec` operationId).
 func (c *Client) Exec(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1305,6 +1331,8 @@ type ClientWithResponsesInterface interface {
 	// that does not read holds the command up; nothing is dropped. When the connection breaks, the process group of the
 	// command is killed.
 	//
+	// A command with a terminal (`tty`) has all of its output on channel 1. When the connection breaks it is hung up on.
+	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with GET /v1/sandboxes/{name}/exec (the `Exec` operationId).
@@ -1950,6 +1978,8 @@ func (c *ClientWithResponses) GetSandboxWithResponse(ctx context.Context, name N
 // stderr and whose rest is output. The last message is an event `exit` or `error`; a close frame follows. A client
 // that does not read holds the command up; nothing is dropped. When the connection breaks, the process group of the
 // command is killed.
+//
+// A command with a terminal (`tty`) has all of its output on channel 1. When the connection breaks it is hung up on.
 //
 // Returns a wrapper object for the known response body format(s).
 //

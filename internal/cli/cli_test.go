@@ -66,7 +66,7 @@ func TestSafeWriter(t *testing.T) {
 // Every command can be made, and says what it is for.
 func TestCommands(t *testing.T) {
 	root := newRoot(&env{})
-	for _, name := range []string{"init", "create", "start", "stop", "restart", "rm", "list", "inspect", "exec", "run", "logs", "replay", "doctor", "daemon", "kernel", "image", "bench", "version"} {
+	for _, name := range []string{"init", "create", "start", "stop", "restart", "rm", "list", "inspect", "exec", "shell", "run", "logs", "replay", "doctor", "daemon", "kernel", "image", "bench", "version"} {
 		cmd, _, err := root.Find([]string{name})
 		if err != nil || cmd.Name() != name || cmd.Short == "" {
 			t.Errorf("%s: %v", name, err)

@@ -15,7 +15,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/agentkernel/agentkernel/internal/asciicast"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 	"github.com/agentkernel/agentkernel/pkg/client"
 )
@@ -25,17 +24,26 @@ type execFlags struct {
 	env         []string
 	cwd, user   string
 	interactive bool
+	tty         bool
 	timeout     time.Duration
 	record      recordFlags
 }
 
+// register adds the flags of a command that takes another one.
 func (f *execFlags) register(cmd *cobra.Command) {
+	f.registerCommon(cmd)
 	fs := cmd.Flags()
 	fs.SetInterspersed(false) // what follows the first argument belongs to the guest's command
+	fs.BoolVarP(&f.interactive, "interactive", "i", false, "connect stdin")
+	fs.BoolVarP(&f.tty, "tty", "t", false, "give the command a terminal; with -i, this one")
+}
+
+// registerCommon adds the flags that shell has as well.
+func (f *execFlags) registerCommon(cmd *cobra.Command) {
+	fs := cmd.Flags()
 	fs.StringArrayVarP(&f.env, "env", "e", nil, "environment variable, KEY=VALUE, or KEY to pass on this one's")
 	fs.StringVarP(&f.cwd, "workdir", "w", "", "directory in the guest (default /workspace if there is a project, else the user's home)")
 	fs.StringVarP(&f.user, "user", "u", "", "user in the guest: name or uid, with :group or :gid (default root)")
-	fs.BoolVarP(&f.interactive, "interactive", "i", false, "connect stdin")
 	fs.DurationVar(&f.timeout, "timeout", 0, "kill the command after this time (default none)")
 	f.record.register(cmd)
 }
@@ -106,12 +114,15 @@ func execCommand(e *env) *cobra.Command {
 	return cmd
 }
 
-// exec runs a command with this process's streams and signals, and returns nil, an exitError with its exit code, or why it
-// did not run.
+// exec runs a command with this process's streams and signals, or on its terminal, and returns nil, an exitError with its
+// exit code, or why it did not run.
 func (e *env) exec(c *client.Client, name string, start client.ExecStart, f *execFlags) (err error) {
+	if err := e.checkTerminal(f); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	streams := client.ExecIO{Stdout: e.out, Stderr: e.errOut, Signals: forwardSignals(ctx, cancel)}
+	streams := client.ExecIO{Stdout: e.out, Stderr: e.errOut}
 	if f.interactive {
 		streams.Stdin = e.in
 	}
@@ -119,19 +130,30 @@ func (e *env) exec(c *client.Client, name string, start client.ExecStart, f *exe
 		enc := json.NewEncoder(e.out)
 		streams.Stdout, streams.Stderr = jsonWriter{enc, "stdout"}, jsonWriter{enc, "stderr"}
 	}
-	rec, err := f.record.create(start.Argv, e.screenSize(), os.Getenv("TERM"))
+	size := e.screenSize()
+	if f.tty {
+		setTerminal(&start, size)
+	}
+	rec, err := f.record.create(start.Argv, size, hostTerm())
 	if err != nil {
 		return err
 	}
 	if rec != nil {
 		defer func() { err = e.endRecording(rec, err) }()
-		streams.Stdout = io.MultiWriter(streams.Stdout, rec.Stream(asciicast.Output, true))
-		streams.Stderr = io.MultiWriter(streams.Stderr, rec.Stream(asciicast.Output, true))
-		if f.record.input && streams.Stdin != nil {
-			streams.Stdin = io.TeeReader(streams.Stdin, rec.Stream(asciicast.Input, false))
-		}
 	}
-	exit, err := c.Exec(ctx, name, start, streams)
+	var exit client.Exit
+	if f.tty && f.interactive {
+		exit, err = e.execOnTerminal(ctx, c, name, start, streams, rec, f.record.input)
+	} else {
+		streams = recorded(streams, rec, f.record.input, !f.tty)
+		streams.Signals = forwardSignals(ctx, cancel)
+		exit, err = c.Exec(ctx, name, start, streams)
+	}
+	return e.execResult(exit, err, f.timeout)
+}
+
+// execResult is what exec returns for the end of a command.
+func (e *env) execResult(exit client.Exit, err error, timeout time.Duration) error {
 	var out *client.OutputError
 	switch {
 	case errors.As(err, &out) && errors.Is(err, syscall.EPIPE):
@@ -146,7 +168,7 @@ func (e *env) exec(c *client.Client, name string, start client.ExecStart, f *exe
 		}
 	}
 	if exit.TimedOut {
-		fmt.Fprintf(e.errOut, "agentkernel: the command was killed after %v\n", time.Duration(*start.TimeoutMs)*time.Millisecond)
+		fmt.Fprintf(e.errOut, "agentkernel: the command was killed after %v\n", timeout)
 	}
 	if exit.Status() != 0 {
 		return exitError(exit.Status())

@@ -60,6 +60,7 @@ const maxStdinCredit = 64 << 20
 // decoder turns what the guest says about one command into events, in the order that the protocol allows.
 type decoder struct {
 	hasStdin bool
+	terminal bool // all output is stdout
 	started  bool
 	ended    bool
 }
@@ -87,6 +88,9 @@ func (d *decoder) decode(r *guestv1.ExecResponse) (Event, error) {
 	case *guestv1.ExecResponse_Stdout:
 		return Stdout(m.Stdout), checkOutput(len(m.Stdout))
 	case *guestv1.ExecResponse_Stderr:
+		if d.terminal {
+			return nil, errors.New("the guest sent error output of a command with a terminal")
+		}
 		return Stderr(m.Stderr), checkOutput(len(m.Stderr))
 	case *guestv1.ExecResponse_StdinCredit:
 		if !d.hasStdin || m.StdinCredit == 0 || m.StdinCredit > maxStdinCredit {

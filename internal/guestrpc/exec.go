@@ -31,11 +31,23 @@ const (
 type ExecSpec struct {
 	ID        string
 	Argv      []string
+	Shell     bool // the user's login shell; Argv is empty then
+	Terminal  *TerminalSize
 	Env       []string
 	Cwd       string
 	User      string
 	Stdin     bool
 	TimeoutMs uint32
+}
+
+// TerminalSize is in characters; neither is 0.
+type TerminalSize struct{ Rows, Cols uint16 }
+
+func (s *TerminalSize) message() *guestv1.TerminalSize {
+	if s == nil {
+		return nil
+	}
+	return &guestv1.TerminalSize{Rows: uint32(s.Rows), Cols: uint32(s.Cols)}
 }
 
 // Exec is a command in the guest. Recv may be called by one goroutine and the stdin methods by another; Close by any.
@@ -59,7 +71,7 @@ type Exec struct {
 func (c *Client) Exec(ctx context.Context, spec ExecSpec) (*Exec, error) {
 	start := &guestv1.ExecStart{
 		Id: spec.ID, Argv: spec.Argv, Env: spec.Env, Cwd: spec.Cwd, User: spec.User, Stdin: spec.Stdin,
-		TimeoutMs: spec.TimeoutMs, OutputCredit: outputCredit,
+		TimeoutMs: spec.TimeoutMs, OutputCredit: outputCredit, Terminal: spec.Terminal.message(), Shell: spec.Shell,
 	}
 	if n := proto.Size(start); n > maxStart {
 		return nil, sandbox.Errorf(sandbox.Invalid, "pass large data by stdin", "the command and its environment have %d bytes, more than the %d allowed", n, maxStart)
@@ -68,7 +80,7 @@ func (c *Client) Exec(ctx context.Context, spec ExecSpec) (*Exec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to the guest agent: %w", err)
 	}
-	x := &Exec{closed: !spec.Stdin, dec: decoder{hasStdin: spec.Stdin}}
+	x := &Exec{closed: !spec.Stdin, dec: decoder{hasStdin: spec.Stdin, terminal: spec.Terminal != nil}}
 	x.guard = &guard{Conn: conn, check: x.expect()}
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	x.cancel = cancel
@@ -181,6 +193,14 @@ func (x *Exec) CloseStdin() error {
 	x.closed = true
 	if err := x.stream.Send(&guestv1.ExecRequest{Msg: &guestv1.ExecRequest_StdinClose{StdinClose: &guestv1.StdinClose{}}}); err != nil {
 		return fmt.Errorf("close stdin: %w", explain(x.guard, err))
+	}
+	return nil
+}
+
+// Resize gives the command's terminal another size.
+func (x *Exec) Resize(size TerminalSize) error {
+	if err := x.stream.Send(&guestv1.ExecRequest{Msg: &guestv1.ExecRequest_Resize{Resize: size.message()}}); err != nil {
+		return fmt.Errorf("resize the terminal: %w", explain(x.guard, err))
 	}
 	return nil
 }

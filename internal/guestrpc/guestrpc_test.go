@@ -245,6 +245,17 @@ func TestExecRules(t *testing.T) {
 }
 
 // TestFlood checks that the messages that wait for Recv are bounded.
+// A terminal has no error output.
+func TestTerminalRules(t *testing.T) {
+	d := decoder{terminal: true, started: true}
+	if _, err := d.decode(hello); err != nil {
+		t.Error(err)
+	}
+	if _, err := d.decode(stderr(1)); err == nil {
+		t.Error("error output was taken")
+	}
+}
+
 func TestFlood(t *testing.T) {
 	x := new(Exec)
 	check := x.expect()

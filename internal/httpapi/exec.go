@@ -64,6 +64,8 @@ type execSession struct {
 	ctx    context.Context // ends when the client is gone
 	cancel context.CancelFunc
 	out    []byte
+
+	terminal bool // the command has one
 }
 
 func (s *execSession) run(m *manager.Manager, name string) error {
@@ -80,16 +82,12 @@ func (s *execSession) run(m *manager.Manager, name string) error {
 	if err := decode(strings.NewReader(string(data)), &start); err != nil {
 		return err
 	}
-	timeout := or(start.TimeoutMs, 0)
-	if len(start.Argv) == 0 || start.Argv[0] == "" {
-		return sandbox.Errorf(sandbox.Invalid, "give a command", "there is no command to run")
+	spec, err := execSpec(start)
+	if err != nil {
+		return err
 	}
-	if timeout < 0 || timeout > math.MaxUint32 {
-		return sandbox.Errorf(sandbox.Invalid, fmt.Sprintf("use 0 to %d", uint32(math.MaxUint32)), "timeout_ms %d is out of range", timeout)
-	}
-	x, err := m.Exec(s.ctx, name, guestrpc.ExecSpec{
-		Argv: start.Argv, Env: deref(start.Env), Cwd: or(start.Cwd, ""), User: or(start.User, ""), Stdin: or(start.Stdin, false), TimeoutMs: uint32(timeout),
-	})
+	s.terminal = spec.Terminal != nil
+	x, err := m.Exec(s.ctx, name, spec)
 	if err != nil {
 		return err
 	}
@@ -111,6 +109,38 @@ func (s *execSession) run(m *manager.Manager, name string) error {
 		return nil
 	}
 	return err
+}
+
+// execSpec checks a start.
+func execSpec(start apiv1.ExecStart) (spec guestrpc.ExecSpec, err error) {
+	timeout := or(start.TimeoutMs, 0)
+	spec = guestrpc.ExecSpec{
+		Argv: start.Argv, Shell: or(start.Shell, false), Env: deref(start.Env), Cwd: or(start.Cwd, ""), User: or(start.User, ""),
+		Stdin: or(start.Stdin, false), TimeoutMs: uint32(timeout),
+	}
+	switch {
+	case spec.Shell && len(start.Argv) > 0:
+		return spec, sandbox.Errorf(sandbox.Invalid, "give argv or shell", "a login shell takes no command")
+	case !spec.Shell && (len(start.Argv) == 0 || start.Argv[0] == ""):
+		return spec, sandbox.Errorf(sandbox.Invalid, "give a command", "there is no command to run")
+	case timeout < 0 || timeout > math.MaxUint32:
+		return spec, sandbox.Errorf(sandbox.Invalid, fmt.Sprintf("use 0 to %d", uint32(math.MaxUint32)), "timeout_ms %d is out of range", timeout)
+	}
+	if or(start.Tty, false) {
+		size, err := terminalSize(or(start.Rows, 24), or(start.Cols, 80))
+		if err != nil {
+			return spec, err
+		}
+		spec.Terminal = &size
+	}
+	return spec, nil
+}
+
+func terminalSize(rows, cols int) (guestrpc.TerminalSize, error) {
+	if rows < 1 || rows > math.MaxUint16 || cols < 1 || cols > math.MaxUint16 {
+		return guestrpc.TerminalSize{}, sandbox.Errorf(sandbox.Invalid, "use 1 to 65535 for both", "%d rows and %d columns are no size of a terminal", rows, cols)
+	}
+	return guestrpc.TerminalSize{Rows: uint16(rows), Cols: uint16(cols)}, nil
 }
 
 // receive passes on what the client sends, until it sends no more. It never waits for the command's stdin longer than the
@@ -149,6 +179,15 @@ func (s *execSession) control(x *manager.Exec, data []byte) error {
 			return fmt.Errorf("signal %d is not one of 1 to 64", n)
 		}
 		return x.Signal(s.ctx, uint32(n))
+	case apiv1.Resize:
+		if !s.terminal {
+			return errors.New("the command has no terminal to resize")
+		}
+		size, err := terminalSize(or(c.Rows, 0), or(c.Cols, 0))
+		if err != nil {
+			return err
+		}
+		return x.Resize(size)
 	}
 	return fmt.Errorf("unknown control message %q", c.Type)
 }

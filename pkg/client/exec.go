@@ -27,7 +27,13 @@ type ExecIO struct {
 	Stdout  io.Writer
 	Stderr  io.Writer
 	Signals <-chan int // Linux signal numbers for the command's process group
+	// Sizes are new sizes of the command's terminal; the first one is in ExecStart. A command with a terminal writes
+	// everything to Stdout.
+	Sizes <-chan TerminalSize
 }
+
+// TerminalSize is in characters, each 1 to 65535.
+type TerminalSize struct{ Rows, Cols int }
 
 // Exit is how a command ended.
 type Exit struct {
@@ -84,6 +90,9 @@ func (c *Client) Exec(ctx context.Context, name string, start ExecStart, streams
 	}
 	if streams.Signals != nil {
 		go s.sendSignals(ctx)
+	}
+	if streams.Sizes != nil {
+		go s.sendSizes(ctx)
 	}
 	return s.receive(ctx)
 }
@@ -212,6 +221,20 @@ func (s *execStream) sendSignals(ctx context.Context) {
 				return
 			}
 			s.control(ctx, apiv1.ExecControl{Type: apiv1.Signal, Signal: &sig})
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *execStream) sendSizes(ctx context.Context) {
+	for {
+		select {
+		case size, ok := <-s.io.Sizes:
+			if !ok {
+				return
+			}
+			s.control(ctx, apiv1.ExecControl{Type: apiv1.Resize, Rows: &size.Rows, Cols: &size.Cols})
 		case <-ctx.Done():
 			return
 		}

@@ -78,7 +78,7 @@ func (x ExecFailed_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ExecFailed_Reason.Descriptor instead.
 func (ExecFailed_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{10, 0}
+	return file_agent_proto_rawDescGZIP(), []int{11, 0}
 }
 
 type HelloRequest struct {
@@ -321,6 +321,7 @@ type ExecRequest struct {
 	//	*ExecRequest_Stdin
 	//	*ExecRequest_StdinClose
 	//	*ExecRequest_OutputCredit
+	//	*ExecRequest_Resize
 	Msg           isExecRequest_Msg `protobuf_oneof:"msg"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -399,6 +400,15 @@ func (x *ExecRequest) GetOutputCredit() uint32 {
 	return 0
 }
 
+func (x *ExecRequest) GetResize() *TerminalSize {
+	if x != nil {
+		if x, ok := x.Msg.(*ExecRequest_Resize); ok {
+			return x.Resize
+		}
+	}
+	return nil
+}
+
 type isExecRequest_Msg interface {
 	isExecRequest_Msg()
 }
@@ -419,6 +429,10 @@ type ExecRequest_OutputCredit struct {
 	OutputCredit uint32 `protobuf:"varint,4,opt,name=output_credit,json=outputCredit,proto3,oneof"` // so many more messages with output may be sent
 }
 
+type ExecRequest_Resize struct {
+	Resize *TerminalSize `protobuf:"bytes,5,opt,name=resize,proto3,oneof"` // of a command with a terminal
+}
+
 func (*ExecRequest_Start) isExecRequest_Msg() {}
 
 func (*ExecRequest_Stdin) isExecRequest_Msg() {}
@@ -427,23 +441,83 @@ func (*ExecRequest_StdinClose) isExecRequest_Msg() {}
 
 func (*ExecRequest_OutputCredit) isExecRequest_Msg() {}
 
-type ExecStart struct {
+func (*ExecRequest_Resize) isExecRequest_Msg() {}
+
+// TerminalSize is in characters, each 1 to 65535.
+type TerminalSize struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                                          // chosen by the host, unique in this microVM while the exec runs
-	Argv          []string               `protobuf:"bytes,2,rep,name=argv,proto3" json:"argv,omitempty"`                                      // argv[0] is looked up in the PATH of env when it has no slash
-	Env           []string               `protobuf:"bytes,3,rep,name=env,proto3" json:"env,omitempty"`                                        // KEY=VALUE, added to or replacing the guest's default environment
-	Cwd           string                 `protobuf:"bytes,4,opt,name=cwd,proto3" json:"cwd,omitempty"`                                        // absolute; empty: /workspace if there is one, else the user's home
-	User          string                 `protobuf:"bytes,5,opt,name=user,proto3" json:"user,omitempty"`                                      // name, uid, name:group or uid:gid of the guest's passwd file; empty: root
-	Stdin         bool                   `protobuf:"varint,6,opt,name=stdin,proto3" json:"stdin,omitempty"`                                   // false: /dev/null
-	TimeoutMs     uint32                 `protobuf:"varint,7,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`          // 0: none; then SIGKILL to the process group
-	OutputCredit  uint32                 `protobuf:"varint,8,opt,name=output_credit,json=outputCredit,proto3" json:"output_credit,omitempty"` // so many messages with output may be sent before the first output_credit of the host
+	Rows          uint32                 `protobuf:"varint,1,opt,name=rows,proto3" json:"rows,omitempty"`
+	Cols          uint32                 `protobuf:"varint,2,opt,name=cols,proto3" json:"cols,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TerminalSize) Reset() {
+	*x = TerminalSize{}
+	mi := &file_agent_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TerminalSize) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TerminalSize) ProtoMessage() {}
+
+func (x *TerminalSize) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TerminalSize.ProtoReflect.Descriptor instead.
+func (*TerminalSize) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *TerminalSize) GetRows() uint32 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *TerminalSize) GetCols() uint32 {
+	if x != nil {
+		return x.Cols
+	}
+	return 0
+}
+
+type ExecStart struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Id           string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                                          // chosen by the host, unique in this microVM while the exec runs
+	Argv         []string               `protobuf:"bytes,2,rep,name=argv,proto3" json:"argv,omitempty"`                                      // argv[0] is looked up in the PATH of env when it has no slash
+	Env          []string               `protobuf:"bytes,3,rep,name=env,proto3" json:"env,omitempty"`                                        // KEY=VALUE, added to or replacing the guest's default environment
+	Cwd          string                 `protobuf:"bytes,4,opt,name=cwd,proto3" json:"cwd,omitempty"`                                        // absolute; empty: /workspace if there is one, else the user's home
+	User         string                 `protobuf:"bytes,5,opt,name=user,proto3" json:"user,omitempty"`                                      // name, uid, name:group or uid:gid of the guest's passwd file; empty: root
+	Stdin        bool                   `protobuf:"varint,6,opt,name=stdin,proto3" json:"stdin,omitempty"`                                   // false: /dev/null
+	TimeoutMs    uint32                 `protobuf:"varint,7,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`          // 0: none; then SIGKILL to the process group
+	OutputCredit uint32                 `protobuf:"varint,8,opt,name=output_credit,json=outputCredit,proto3" json:"output_credit,omitempty"` // so many messages with output may be sent before the first output_credit of the host
+	// A pseudo terminal of this size for stdin, stdout and stderr; its output comes as stdout. The command leads its session
+	// and has it as its controlling terminal. When the connection breaks, the command is hung up on (SIGHUP), and killed
+	// when that has not ended it. stdin_close is the terminal's end-of-file character.
+	Terminal      *TerminalSize `protobuf:"bytes,9,opt,name=terminal,proto3" json:"terminal,omitempty"`
+	Shell         bool          `protobuf:"varint,10,opt,name=shell,proto3" json:"shell,omitempty"` // the user's login shell, as their passwd entry names it; argv is empty then
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_agent_proto_msgTypes[5]
+	mi := &file_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -455,7 +529,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[5]
+	mi := &file_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -468,7 +542,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{5}
+	return file_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ExecStart) GetId() string {
@@ -527,6 +601,20 @@ func (x *ExecStart) GetOutputCredit() uint32 {
 	return 0
 }
 
+func (x *ExecStart) GetTerminal() *TerminalSize {
+	if x != nil {
+		return x.Terminal
+	}
+	return nil
+}
+
+func (x *ExecStart) GetShell() bool {
+	if x != nil {
+		return x.Shell
+	}
+	return false
+}
+
 type StdinClose struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -535,7 +623,7 @@ type StdinClose struct {
 
 func (x *StdinClose) Reset() {
 	*x = StdinClose{}
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -547,7 +635,7 @@ func (x *StdinClose) String() string {
 func (*StdinClose) ProtoMessage() {}
 
 func (x *StdinClose) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -560,7 +648,7 @@ func (x *StdinClose) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StdinClose.ProtoReflect.Descriptor instead.
 func (*StdinClose) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{6}
+	return file_agent_proto_rawDescGZIP(), []int{7}
 }
 
 type ExecResponse struct {
@@ -580,7 +668,7 @@ type ExecResponse struct {
 
 func (x *ExecResponse) Reset() {
 	*x = ExecResponse{}
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -592,7 +680,7 @@ func (x *ExecResponse) String() string {
 func (*ExecResponse) ProtoMessage() {}
 
 func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -605,7 +693,7 @@ func (x *ExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
 func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{7}
+	return file_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ExecResponse) GetMsg() isExecResponse_Msg {
@@ -718,7 +806,7 @@ type ExecStarted struct {
 
 func (x *ExecStarted) Reset() {
 	*x = ExecStarted{}
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -730,7 +818,7 @@ func (x *ExecStarted) String() string {
 func (*ExecStarted) ProtoMessage() {}
 
 func (x *ExecStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -743,7 +831,7 @@ func (x *ExecStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStarted.ProtoReflect.Descriptor instead.
 func (*ExecStarted) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{8}
+	return file_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ExecStarted) GetPid() uint32 {
@@ -764,7 +852,7 @@ type ExecExited struct {
 
 func (x *ExecExited) Reset() {
 	*x = ExecExited{}
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -776,7 +864,7 @@ func (x *ExecExited) String() string {
 func (*ExecExited) ProtoMessage() {}
 
 func (x *ExecExited) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -789,7 +877,7 @@ func (x *ExecExited) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecExited.ProtoReflect.Descriptor instead.
 func (*ExecExited) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{9}
+	return file_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ExecExited) GetCode() uint32 {
@@ -824,7 +912,7 @@ type ExecFailed struct {
 
 func (x *ExecFailed) Reset() {
 	*x = ExecFailed{}
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -836,7 +924,7 @@ func (x *ExecFailed) String() string {
 func (*ExecFailed) ProtoMessage() {}
 
 func (x *ExecFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -849,7 +937,7 @@ func (x *ExecFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecFailed.ProtoReflect.Descriptor instead.
 func (*ExecFailed) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ExecFailed) GetReason() ExecFailed_Reason {
@@ -876,7 +964,7 @@ type SignalRequest struct {
 
 func (x *SignalRequest) Reset() {
 	*x = SignalRequest{}
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -888,7 +976,7 @@ func (x *SignalRequest) String() string {
 func (*SignalRequest) ProtoMessage() {}
 
 func (x *SignalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -901,7 +989,7 @@ func (x *SignalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
 func (*SignalRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SignalRequest) GetId() string {
@@ -926,7 +1014,7 @@ type SignalResponse struct {
 
 func (x *SignalResponse) Reset() {
 	*x = SignalResponse{}
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -938,7 +1026,7 @@ func (x *SignalResponse) String() string {
 func (*SignalResponse) ProtoMessage() {}
 
 func (x *SignalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -951,7 +1039,7 @@ func (x *SignalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
 func (*SignalResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_proto_rawDescGZIP(), []int{13}
 }
 
 type ShutdownRequest struct {
@@ -963,7 +1051,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -975,7 +1063,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -988,7 +1076,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ShutdownRequest) GetGraceMs() uint32 {
@@ -1006,7 +1094,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1018,7 +1106,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1031,7 +1119,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_proto_rawDescGZIP(), []int{15}
 }
 
 var File_agent_proto protoreflect.FileDescriptor
@@ -1055,14 +1143,18 @@ const file_agent_proto_rawDesc = "" +
 	"\ainit_ns\x18\x06 \x01(\x03R\x06initNs\x12\x19\n" +
 	"\bready_ns\x18\a \x01(\x03R\areadyNs\"\r\n" +
 	"\vPingRequest\"\x0e\n" +
-	"\fPingResponse\"\xd1\x01\n" +
+	"\fPingResponse\"\x8f\x02\n" +
 	"\vExecRequest\x127\n" +
 	"\x05start\x18\x01 \x01(\v2\x1f.agentkernel.guest.v1.ExecStartH\x00R\x05start\x12\x16\n" +
 	"\x05stdin\x18\x02 \x01(\fH\x00R\x05stdin\x12C\n" +
 	"\vstdin_close\x18\x03 \x01(\v2 .agentkernel.guest.v1.StdinCloseH\x00R\n" +
 	"stdinClose\x12%\n" +
-	"\routput_credit\x18\x04 \x01(\rH\x00R\foutputCreditB\x05\n" +
-	"\x03msg\"\xc1\x01\n" +
+	"\routput_credit\x18\x04 \x01(\rH\x00R\foutputCredit\x12<\n" +
+	"\x06resize\x18\x05 \x01(\v2\".agentkernel.guest.v1.TerminalSizeH\x00R\x06resizeB\x05\n" +
+	"\x03msg\"6\n" +
+	"\fTerminalSize\x12\x12\n" +
+	"\x04rows\x18\x01 \x01(\rR\x04rows\x12\x12\n" +
+	"\x04cols\x18\x02 \x01(\rR\x04cols\"\x97\x02\n" +
 	"\tExecStart\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04argv\x18\x02 \x03(\tR\x04argv\x12\x10\n" +
@@ -1072,7 +1164,10 @@ const file_agent_proto_rawDesc = "" +
 	"\x05stdin\x18\x06 \x01(\bR\x05stdin\x12\x1d\n" +
 	"\n" +
 	"timeout_ms\x18\a \x01(\rR\ttimeoutMs\x12#\n" +
-	"\routput_credit\x18\b \x01(\rR\foutputCredit\"\f\n" +
+	"\routput_credit\x18\b \x01(\rR\foutputCredit\x12>\n" +
+	"\bterminal\x18\t \x01(\v2\".agentkernel.guest.v1.TerminalSizeR\bterminal\x12\x14\n" +
+	"\x05shell\x18\n" +
+	" \x01(\bR\x05shell\"\f\n" +
 	"\n" +
 	"StdinClose\"\xa5\x02\n" +
 	"\fExecResponse\x12=\n" +
@@ -1127,7 +1222,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_agent_proto_goTypes = []any{
 	(ExecFailed_Reason)(0),   // 0: agentkernel.guest.v1.ExecFailed.Reason
 	(*HelloRequest)(nil),     // 1: agentkernel.guest.v1.HelloRequest
@@ -1135,39 +1230,42 @@ var file_agent_proto_goTypes = []any{
 	(*PingRequest)(nil),      // 3: agentkernel.guest.v1.PingRequest
 	(*PingResponse)(nil),     // 4: agentkernel.guest.v1.PingResponse
 	(*ExecRequest)(nil),      // 5: agentkernel.guest.v1.ExecRequest
-	(*ExecStart)(nil),        // 6: agentkernel.guest.v1.ExecStart
-	(*StdinClose)(nil),       // 7: agentkernel.guest.v1.StdinClose
-	(*ExecResponse)(nil),     // 8: agentkernel.guest.v1.ExecResponse
-	(*ExecStarted)(nil),      // 9: agentkernel.guest.v1.ExecStarted
-	(*ExecExited)(nil),       // 10: agentkernel.guest.v1.ExecExited
-	(*ExecFailed)(nil),       // 11: agentkernel.guest.v1.ExecFailed
-	(*SignalRequest)(nil),    // 12: agentkernel.guest.v1.SignalRequest
-	(*SignalResponse)(nil),   // 13: agentkernel.guest.v1.SignalResponse
-	(*ShutdownRequest)(nil),  // 14: agentkernel.guest.v1.ShutdownRequest
-	(*ShutdownResponse)(nil), // 15: agentkernel.guest.v1.ShutdownResponse
+	(*TerminalSize)(nil),     // 6: agentkernel.guest.v1.TerminalSize
+	(*ExecStart)(nil),        // 7: agentkernel.guest.v1.ExecStart
+	(*StdinClose)(nil),       // 8: agentkernel.guest.v1.StdinClose
+	(*ExecResponse)(nil),     // 9: agentkernel.guest.v1.ExecResponse
+	(*ExecStarted)(nil),      // 10: agentkernel.guest.v1.ExecStarted
+	(*ExecExited)(nil),       // 11: agentkernel.guest.v1.ExecExited
+	(*ExecFailed)(nil),       // 12: agentkernel.guest.v1.ExecFailed
+	(*SignalRequest)(nil),    // 13: agentkernel.guest.v1.SignalRequest
+	(*SignalResponse)(nil),   // 14: agentkernel.guest.v1.SignalResponse
+	(*ShutdownRequest)(nil),  // 15: agentkernel.guest.v1.ShutdownRequest
+	(*ShutdownResponse)(nil), // 16: agentkernel.guest.v1.ShutdownResponse
 }
 var file_agent_proto_depIdxs = []int32{
-	6,  // 0: agentkernel.guest.v1.ExecRequest.start:type_name -> agentkernel.guest.v1.ExecStart
-	7,  // 1: agentkernel.guest.v1.ExecRequest.stdin_close:type_name -> agentkernel.guest.v1.StdinClose
-	9,  // 2: agentkernel.guest.v1.ExecResponse.started:type_name -> agentkernel.guest.v1.ExecStarted
-	10, // 3: agentkernel.guest.v1.ExecResponse.exited:type_name -> agentkernel.guest.v1.ExecExited
-	11, // 4: agentkernel.guest.v1.ExecResponse.failed:type_name -> agentkernel.guest.v1.ExecFailed
-	0,  // 5: agentkernel.guest.v1.ExecFailed.reason:type_name -> agentkernel.guest.v1.ExecFailed.Reason
-	1,  // 6: agentkernel.guest.v1.Agent.Hello:input_type -> agentkernel.guest.v1.HelloRequest
-	3,  // 7: agentkernel.guest.v1.Agent.Ping:input_type -> agentkernel.guest.v1.PingRequest
-	5,  // 8: agentkernel.guest.v1.Agent.Exec:input_type -> agentkernel.guest.v1.ExecRequest
-	12, // 9: agentkernel.guest.v1.Agent.Signal:input_type -> agentkernel.guest.v1.SignalRequest
-	14, // 10: agentkernel.guest.v1.Agent.Shutdown:input_type -> agentkernel.guest.v1.ShutdownRequest
-	2,  // 11: agentkernel.guest.v1.Agent.Hello:output_type -> agentkernel.guest.v1.HelloResponse
-	4,  // 12: agentkernel.guest.v1.Agent.Ping:output_type -> agentkernel.guest.v1.PingResponse
-	8,  // 13: agentkernel.guest.v1.Agent.Exec:output_type -> agentkernel.guest.v1.ExecResponse
-	13, // 14: agentkernel.guest.v1.Agent.Signal:output_type -> agentkernel.guest.v1.SignalResponse
-	15, // 15: agentkernel.guest.v1.Agent.Shutdown:output_type -> agentkernel.guest.v1.ShutdownResponse
-	11, // [11:16] is the sub-list for method output_type
-	6,  // [6:11] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	7,  // 0: agentkernel.guest.v1.ExecRequest.start:type_name -> agentkernel.guest.v1.ExecStart
+	8,  // 1: agentkernel.guest.v1.ExecRequest.stdin_close:type_name -> agentkernel.guest.v1.StdinClose
+	6,  // 2: agentkernel.guest.v1.ExecRequest.resize:type_name -> agentkernel.guest.v1.TerminalSize
+	6,  // 3: agentkernel.guest.v1.ExecStart.terminal:type_name -> agentkernel.guest.v1.TerminalSize
+	10, // 4: agentkernel.guest.v1.ExecResponse.started:type_name -> agentkernel.guest.v1.ExecStarted
+	11, // 5: agentkernel.guest.v1.ExecResponse.exited:type_name -> agentkernel.guest.v1.ExecExited
+	12, // 6: agentkernel.guest.v1.ExecResponse.failed:type_name -> agentkernel.guest.v1.ExecFailed
+	0,  // 7: agentkernel.guest.v1.ExecFailed.reason:type_name -> agentkernel.guest.v1.ExecFailed.Reason
+	1,  // 8: agentkernel.guest.v1.Agent.Hello:input_type -> agentkernel.guest.v1.HelloRequest
+	3,  // 9: agentkernel.guest.v1.Agent.Ping:input_type -> agentkernel.guest.v1.PingRequest
+	5,  // 10: agentkernel.guest.v1.Agent.Exec:input_type -> agentkernel.guest.v1.ExecRequest
+	13, // 11: agentkernel.guest.v1.Agent.Signal:input_type -> agentkernel.guest.v1.SignalRequest
+	15, // 12: agentkernel.guest.v1.Agent.Shutdown:input_type -> agentkernel.guest.v1.ShutdownRequest
+	2,  // 13: agentkernel.guest.v1.Agent.Hello:output_type -> agentkernel.guest.v1.HelloResponse
+	4,  // 14: agentkernel.guest.v1.Agent.Ping:output_type -> agentkernel.guest.v1.PingResponse
+	9,  // 15: agentkernel.guest.v1.Agent.Exec:output_type -> agentkernel.guest.v1.ExecResponse
+	14, // 16: agentkernel.guest.v1.Agent.Signal:output_type -> agentkernel.guest.v1.SignalResponse
+	16, // 17: agentkernel.guest.v1.Agent.Shutdown:output_type -> agentkernel.guest.v1.ShutdownResponse
+	13, // [13:18] is the sub-list for method output_type
+	8,  // [8:13] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -1180,8 +1278,9 @@ func file_agent_proto_init() {
 		(*ExecRequest_Stdin)(nil),
 		(*ExecRequest_StdinClose)(nil),
 		(*ExecRequest_OutputCredit)(nil),
+		(*ExecRequest_Resize)(nil),
 	}
-	file_agent_proto_msgTypes[7].OneofWrappers = []any{
+	file_agent_proto_msgTypes[8].OneofWrappers = []any{
 		(*ExecResponse_Started)(nil),
 		(*ExecResponse_Stdout)(nil),
 		(*ExecResponse_Stderr)(nil),
@@ -1195,7 +1294,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

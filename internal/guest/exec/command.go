@@ -29,7 +29,7 @@ const maxCredit = 1024
 
 func (c *Command) attach(process *reaper.Process, p *pipes) {
 	c.pipes = p
-	c.stdout.file, c.stderr.file = p.stdout, p.stderr
+	c.stdout.file, c.stderr.file, c.stdout.terminal = p.stdout, p.stderr, p.terminal
 	c.credit = make(chan struct{}, maxCredit)
 	c.runner.mu.Lock()
 	defer c.runner.mu.Unlock()
@@ -57,6 +57,8 @@ func (c *Command) Input(next func() (*guestv1.ExecRequest, error)) error {
 			}
 		case *guestv1.ExecRequest_OutputCredit:
 			c.addCredit(m.OutputCredit)
+		case *guestv1.ExecRequest_Resize:
+			c.resize(m.Resize)
 		}
 		if err != nil {
 			return err
@@ -79,20 +81,20 @@ func (c *Command) addCredit(n uint32) {
 func (c *Command) Prepare(outputCredit uint32, send func(*guestv1.ExecResponse) error) {
 	c.addCredit(outputCredit)
 	if c.pipes.stdin != nil {
-		c.stdin = newStdin(c.pipes.stdin, func(n uint32) error {
+		c.stdin = newStdin(c.pipes.stdin, c.pipes.terminal, func(n uint32) error {
 			return send(&guestv1.ExecResponse{Msg: &guestv1.ExecResponse_StdinCredit{StdinCredit: n}})
 		})
 	}
 }
 
 // Run carries the command's streams and returns how it ended, once what it wrote has been sent. It is killed, with its
-// process group, when ctx ends or send fails, and after timeout unless that is 0. Processes that it left behind may keep
+// process group, when ctx ends or send fails (one with a terminal is hung up on first), and after timeout unless that is 0. Processes that it left behind may keep
 // its pipes open: they do not hold Run up, and what they write after the command's end is discarded.
 func (c *Command) Run(ctx context.Context, timeout time.Duration, send func(*guestv1.ExecResponse) error) (*guestv1.ExecExited, error) {
 	defer c.runner.leave(c)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stop := context.AfterFunc(ctx, c.kill)
+	stop := context.AfterFunc(ctx, c.cutOff)
 	defer stop()
 	var timedOut atomic.Bool
 	if timeout > 0 {
@@ -115,23 +117,29 @@ func (c *Command) Run(ctx context.Context, timeout time.Duration, send func(*gue
 			return send(&guestv1.ExecResponse{Msg: &guestv1.ExecResponse_Stdout{Stdout: p}})
 		})
 	})
-	run(func() error {
-		return c.stderr.pump(ctx, c.credit, &c.runner.buffers, func(p []byte) error {
-			return send(&guestv1.ExecResponse{Msg: &guestv1.ExecResponse_Stderr{Stderr: p}})
+	if c.stderr.file != nil {
+		run(func() error {
+			return c.stderr.pump(ctx, c.credit, &c.runner.buffers, func(p []byte) error {
+				return send(&guestv1.ExecResponse{Msg: &guestv1.ExecResponse_Stderr{Stderr: p}})
+			})
 		})
-	})
+	}
 	if c.stdin != nil {
 		run(c.stdin.pump)
 	}
 	<-c.process.Done()
 	c.stdout.end()
-	c.stderr.end()
+	if c.stderr.file != nil {
+		c.stderr.end()
+	}
 	if c.stdin != nil {
 		c.stdin.abort()
 	}
 	streams.Wait()
 	go c.stdout.discard()
-	go c.stderr.discard()
+	if c.stderr.file != nil {
+		go c.stderr.discard()
+	}
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}

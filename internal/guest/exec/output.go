@@ -28,11 +28,12 @@ func (b *buffers) get() *[pieceSize]byte {
 	return new([pieceSize]byte)
 }
 
-// output is a pipe that a command writes to.
+// output is a pipe or terminal that a command writes to.
 type output struct {
-	file  *os.File
-	ended atomic.Bool // the command has ended: what is in the pipe is to be taken, and no more
-	eof   bool        // belongs to pump
+	file     *os.File // nil when there is none
+	terminal bool
+	ended    atomic.Bool // the command has ended: what is in the pipe is to be taken, and no more
+	eof      bool        // belongs to pump
 }
 
 // end is called when the command has ended. Processes that it left behind may hold the pipe open.
@@ -57,7 +58,7 @@ func (o *output) pump(ctx context.Context, credit <-chan struct{}, pool *buffers
 		}
 		for sent := false; !sent; {
 			if left < 0 && o.ended.Load() {
-				if left, err = inPipe(raw); err != nil {
+				if left, err = o.waiting(raw); err != nil {
 					return err
 				}
 			}
@@ -110,7 +111,20 @@ func (o *output) read(raw syscall.RawConn, pool *buffers, left int) (buf *[piece
 	} else if wait := raw.Read(try); wait != nil {
 		return nil, 0, wait
 	}
+	// A terminal says so when nobody has its other side open any more, and when it has nothing for now.
+	if o.terminal && (errors.Is(err, unix.EIO) || errors.Is(err, unix.EAGAIN)) {
+		return nil, 0, nil
+	}
 	return buf, n, err
+}
+
+// waiting returns how many bytes are to be taken after the command's end. A terminal does not know: part of its output is
+// on its way within the kernel, which a read waits for and FIONREAD does not. There it is a bound.
+func (o *output) waiting(raw syscall.RawConn) (int, error) {
+	if o.terminal {
+		return terminalRest, nil
+	}
+	return inPipe(raw)
 }
 
 // inPipe returns how many bytes wait in a pipe: FIONREAD in pipe(7), which is TIOCINQ by its other name.
@@ -122,10 +136,10 @@ func inPipe(raw syscall.RawConn) (n int, err error) {
 }
 
 // discard takes what processes that the command left behind still write, so that they do not die of SIGPIPE, and closes
-// the pipe at its end.
+// the pipe at its end. A terminal is closed at once: it is gone.
 func (o *output) discard() {
 	defer o.file.Close()
-	if o.eof || o.file.SetReadDeadline(time.Time{}) != nil {
+	if o.eof || o.terminal || o.file.SetReadDeadline(time.Time{}) != nil {
 		return
 	}
 	var buf [discardSize]byte

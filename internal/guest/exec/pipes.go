@@ -8,10 +8,11 @@ import (
 
 // pipes are a command's standard streams: the child's ends by number, and ours.
 type pipes struct {
-	child  [3]uintptr
-	stdin  *os.File // nil for a command without stdin
-	stdout *os.File
-	stderr *os.File
+	child    [3]uintptr
+	stdin    *os.File // nil for a command without stdin
+	stdout   *os.File
+	stderr   *os.File // nil for a command with a terminal
+	terminal bool     // the child's ends are one terminal, and ours its other side
 }
 
 // openPipes makes the pipes. Only our ends are non-blocking: the child's programs do not expect theirs to be.
@@ -78,6 +79,9 @@ func ours(fd int, name string) (*os.File, error) {
 }
 
 func (p *pipes) closeChild() {
+	if p.terminal { // one file under three numbers
+		p.child[1], p.child[2] = ^uintptr(0), ^uintptr(0)
+	}
 	for i, fd := range p.child {
 		if fd != ^uintptr(0) {
 			_ = unix.Close(int(fd))

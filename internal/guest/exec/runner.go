@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -60,8 +61,11 @@ func NewRunner(r *reaper.Reaper) (*Runner, error) {
 
 // Start starts a command. When it does not run, the error is an *Error.
 func (r *Runner) Start(req *guestv1.ExecStart) (*Command, error) {
-	if len(req.GetArgv()) == 0 || req.GetArgv()[0] == "" {
+	if !req.GetShell() && (len(req.GetArgv()) == 0 || req.GetArgv()[0] == "") {
 		return nil, failure(guestv1.ExecFailed_BAD_REQUEST, "there is no command to run")
+	}
+	if req.GetShell() && len(req.GetArgv()) > 0 {
+		return nil, failure(guestv1.ExecFailed_BAD_REQUEST, "a login shell takes no command")
 	}
 	if slices.ContainsFunc(slices.Concat(req.GetArgv(), req.GetEnv(), []string{req.GetCwd()}), hasNUL) {
 		return nil, failure(guestv1.ExecFailed_BAD_REQUEST, "the command, its environment or its directory has a NUL byte")
@@ -80,15 +84,20 @@ func (r *Runner) Start(req *guestv1.ExecStart) (*Command, error) {
 	if err != nil {
 		return nil, failure(guestv1.ExecFailed_BAD_REQUEST, "%v", err)
 	}
-	path, err := lookPath(req.GetArgv()[0], env["PATH"], dir)
-	if err != nil {
+	if req.GetTerminal() != nil {
+		terminalDefaults(env)
+	}
+	argv, path := req.GetArgv(), user.Shell
+	if req.GetShell() {
+		argv = []string{"-" + filepath.Base(path)} // as login(1) says that it is one
+	} else if path, err = lookPath(argv[0], env["PATH"], dir); err != nil {
 		return nil, err
 	}
 	c := &Command{runner: r, id: req.GetId()}
 	if err := r.enter(c); err != nil {
 		return nil, err
 	}
-	if err := r.start(c, path, req, user, env, dir); err != nil {
+	if err := r.start(c, path, argv, req, user, env, dir); err != nil {
 		r.leave(c)
 		return nil, err
 	}
@@ -124,8 +133,12 @@ func (r *Runner) Signal(id string, s syscall.Signal) error {
 	return c.process.SignalGroup(s)
 }
 
-func (r *Runner) start(c *Command, path string, req *guestv1.ExecStart, user account.User, env map[string]string, dir string) error {
-	p, err := openPipes(req.GetStdin())
+func (r *Runner) start(c *Command, path string, argv []string, req *guestv1.ExecStart, user account.User, env map[string]string, dir string) error {
+	open := openPipes
+	if size := req.GetTerminal(); size != nil {
+		open = func(stdin bool) (*pipes, error) { return openTerminal(stdin, size, user.UID) }
+	}
+	p, err := open(req.GetStdin())
 	if err != nil {
 		return failure(guestv1.ExecFailed_INTERNAL, "make the command's pipes: %v", err)
 	}
@@ -137,6 +150,7 @@ func (r *Runner) start(c *Command, path string, req *guestv1.ExecStart, user acc
 	slices.Sort(vars)
 	attr := &syscall.ProcAttr{Dir: dir, Env: vars, Files: p.child[:], Sys: &syscall.SysProcAttr{
 		Setsid:     true,
+		Setctty:    p.terminal, // file 0
 		Credential: &syscall.Credential{Uid: user.UID, Gid: user.GID, Groups: user.Groups},
 	}}
 	if os.Geteuid() != 0 { // only in tests
@@ -144,7 +158,7 @@ func (r *Runner) start(c *Command, path string, req *guestv1.ExecStart, user acc
 	}
 	var process *reaper.Process
 	err = r.limits.forChild(func() (err error) {
-		process, err = r.reaper.Start(path, req.GetArgv(), attr)
+		process, err = r.reaper.Start(path, argv, attr)
 		return err
 	})
 	if err != nil {

@@ -16,8 +16,9 @@ var errStdinFlood = errors.New("more stdin came than was asked for")
 
 // stdin is the pipe that a command reads from, with what waits for it.
 type stdin struct {
-	file  *os.File
-	grant func(bytes uint32) error
+	file     *os.File
+	terminal bool
+	grant    func(bytes uint32) error
 
 	mu      sync.Mutex
 	changed sync.Cond
@@ -26,8 +27,8 @@ type stdin struct {
 	closed  bool // no more comes
 }
 
-func newStdin(file *os.File, grant func(uint32) error) *stdin {
-	s := &stdin{file: file, grant: grant}
+func newStdin(file *os.File, terminal bool, grant func(uint32) error) *stdin {
+	s := &stdin{file: file, terminal: terminal, grant: grant}
 	s.changed.L = &s.mu
 	return s
 }
@@ -70,11 +71,16 @@ func (s *stdin) pump() error {
 	}
 	var spare []byte
 	taken := 0
+	lineBegun := false
 	for {
 		p, ok := s.take(spare)
 		if !ok {
+			if s.terminal {
+				_, _ = s.file.Write(endOfFile(s.file, lineBegun)) // fails after the command's end
+			}
 			return nil
 		}
+		lineBegun = p[len(p)-1] != '\n'
 		if _, err := s.file.Write(p); err != nil {
 			s.close()
 			return nil // EPIPE, or the command's end
