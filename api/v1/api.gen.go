@@ -166,7 +166,7 @@ type CreateRequest struct {
 	// DiskMib Virtual size of the sandbox's own disk
 	DiskMib *int `json:"disk_mib,omitempty"`
 
-	// Image Name of an image in the store, or absolute path of an image file
+	// Image Name of an image in the store, or absolute path of an image file; nothing is pulled
 	Image     *string `json:"image,omitempty"`
 	MemoryMib *int    `json:"memory_mib,omitempty"`
 	Name      string  `json:"name"`
@@ -256,7 +256,7 @@ type ExecStart struct {
 	// Cols Width of the terminal in characters
 	Cols *int `json:"cols,omitempty"`
 
-	// Cwd Absolute; default /workspace if there is one, else the user's home
+	// Cwd Absolute; default /workspace if there is one, else the image's working directory, else the user's home
 	Cwd *string `json:"cwd,omitempty"`
 
 	// Env KEY=VALUE
@@ -277,7 +277,7 @@ type ExecStart struct {
 	// Tty Give it a terminal
 	Tty *bool `json:"tty,omitempty"`
 
-	// User name, uid, name:group or uid:gid; default root
+	// User name, uid, name:group or uid:gid; default the image's, else root
 	User *string `json:"user,omitempty"`
 }
 
@@ -286,6 +286,26 @@ type Host struct {
 	Cpus      int          `json:"cpus"`
 	Engines   []EngineInfo `json:"engines"`
 	MemoryMib int          `json:"memory_mib"`
+}
+
+// ImageConfig What a container image says about how programs run in it; exec takes env, user and working_dir from it
+type ImageConfig struct {
+	Cmd        *[]string `json:"cmd,omitempty"`
+	Entrypoint *[]string `json:"entrypoint,omitempty"`
+
+	// Env KEY=VALUE
+	Env *[]string `json:"env,omitempty"`
+
+	// ExposedPorts Recorded
+	ExposedPorts *[]string `json:"exposed_ports,omitempty"`
+
+	// StopSignal Recorded
+	StopSignal *string `json:"stop_signal,omitempty"`
+	User       *string `json:"user,omitempty"`
+
+	// Volumes Recorded
+	Volumes    *[]string `json:"volumes,omitempty"`
+	WorkingDir *string   `json:"working_dir,omitempty"`
 }
 
 // Sandbox defines model for Sandbox.
@@ -305,7 +325,10 @@ type Sandbox struct {
 	GuestInstructions *int64 `json:"guest_instructions,omitempty"`
 	Id                string `json:"id"`
 	Image             string `json:"image"`
-	ImageDigest       string `json:"image_digest"`
+
+	// ImageConfig What a container image says about how programs run in it; exec takes env, user and working_dir from it
+	ImageConfig *ImageConfig `json:"image_config,omitempty"`
+	ImageDigest string       `json:"image_digest"`
 
 	// Kernel Release of the guest kernel
 	Kernel    *string `json:"kernel,omitempty"`

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/agentkernel/agentkernel/internal/config"
+	"github.com/agentkernel/agentkernel/internal/image"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 	"github.com/agentkernel/agentkernel/pkg/client"
 
@@ -21,14 +22,15 @@ const configFile = "agentkernel.toml"
 
 // createFlags are the flags of create and run.
 type createFlags struct {
-	image, agent, arch, memory, disk, project, config string
-	vcpus                                             int
-	vsockCID                                          uint32
+	image, agent, arch, memory, disk, project, config, pull string
+	vcpus                                                   int
+	vsockCID                                                uint32
 }
 
 func (f *createFlags) register(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.StringVar(&f.image, "image", "", "image name, or path of an image file (default base)")
+	fs.StringVar(&f.image, "image", "", "image: a name, a reference such as python:3.12-alpine, or a path (default base)")
+	fs.StringVar(&f.pull, "pull", pullMissing, "when to pull the image from its registry: missing, always, never")
 	fs.StringVar(&f.agent, "agent", "", "coding agent: "+strings.Join(sandbox.Agents, ", ")+" (recorded)")
 	fs.IntVar(&f.vcpus, "vcpus", 0, fmt.Sprintf("number of virtual CPUs, 1 to %d (default %d)", sandbox.MaxVCPUs, sandbox.DefaultVCPUs))
 	fs.StringVarP(&f.memory, "memory", "m", "", fmt.Sprintf("memory, such as 512M or 2G (default %dM)", sandbox.DefaultMemoryMiB))
@@ -41,7 +43,9 @@ func (f *createFlags) register(cmd *cobra.Command) {
 
 // request merges flags over the configuration file over defaults. name is the argument, and may be empty when the file has
 // one.
-func (f *createFlags) request(cmd *cobra.Command, name string) (client.CreateRequest, error) {
+//
+// An image that is not in the store is pulled.
+func (f *createFlags) request(e *env, cmd *cobra.Command, name string) (client.CreateRequest, error) {
 	var req client.CreateRequest
 	file, err := f.load()
 	if err != nil {
@@ -79,6 +83,13 @@ func (f *createFlags) request(cmd *cobra.Command, name string) (client.CreateReq
 			return req, err
 		}
 	}
+	arch, err := kernelArch(f.arch)
+	if err != nil {
+		return req, err
+	}
+	if spec.Image, err = e.ensureImage(cmd.Context(), spec.Image, sandbox.Arch(arch), f.pull); err != nil {
+		return req, err
+	}
 	req = client.CreateRequest{
 		Name: spec.Name, Image: &spec.Image, Vcpus: &spec.VCPUs, MemoryMib: &spec.MemoryMiB, DiskMib: &spec.DiskMiB,
 	}
@@ -114,8 +125,13 @@ func (f *createFlags) load() (config.File, error) {
 	return config.Load(path)
 }
 
-func isPath(image string) bool {
-	return strings.ContainsRune(image, '/') || strings.HasPrefix(image, ".")
+// isPath reports whether an image is given by its path: it begins with '/' or '.', or has a '/' in it and is a file.
+func isPath(ref string) bool {
+	if image.IsPath(ref) || !strings.ContainsRune(ref, '/') {
+		return image.IsPath(ref)
+	}
+	info, err := os.Stat(ref)
+	return err == nil && info.Mode().IsRegular()
 }
 
 // mebibytes parses a size such as 512M or 2G; a bare number is MiB.
@@ -154,7 +170,7 @@ func createCommand(e *env) *cobra.Command {
 					return err
 				}
 			}
-			req, err := f.request(cmd, name)
+			req, err := f.request(e, cmd, name)
 			if err != nil {
 				return err
 			}

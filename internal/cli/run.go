@@ -9,30 +9,38 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/agentkernel/agentkernel/internal/sandbox"
 	"github.com/agentkernel/agentkernel/pkg/client"
 )
 
 func runCommand(e *env) *cobra.Command {
 	var create createFlags
 	var exec execFlags
+	var entrypoint string
 	cmd := &cobra.Command{
-		Use: "run [flags] [--] COMMAND [ARG…]", Short: "Create a sandbox, run one command in it, and remove it",
-		Example: "  agentkernel run --image base -- uname -a",
-		Args:    cobra.MinimumNArgs(1),
+		Use: "run [flags] [--] [COMMAND] [ARG…]", Short: "Create a sandbox, run one command in it, and remove it",
+		Long: "Create a sandbox, run one command in it, and remove it. As with docker run, a container image's ENTRYPOINT comes before the\n" +
+			"command, and its CMD takes the place of a command that is left out; its ENV, WORKDIR and USER hold where no flag says otherwise.",
+		Example: "  agentkernel run --image base -- uname -a\n  agentkernel run --image python:3.12-alpine -- python3 -c 'print(1)'",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			start, err := exec.start(args)
 			if err != nil {
 				return err
 			}
-			req, err := create.request(cmd, runName())
+			var own *string
+			if cmd.Flags().Changed("entrypoint") {
+				own = &entrypoint
+			}
+			req, err := create.request(e, cmd, runName())
 			if err != nil {
 				return err
 			}
-			return e.run(cmd.Context(), req, start, &exec)
+			return e.run(cmd.Context(), req, start, own, &exec)
 		},
 	}
 	create.register(cmd)
 	exec.register(cmd)
+	cmd.Flags().StringVar(&entrypoint, "entrypoint", "", "program in place of the image's ENTRYPOINT and CMD; empty for none")
 	return cmd
 }
 
@@ -42,7 +50,29 @@ func runName() string {
 	return "run-" + hex.EncodeToString(b[:])
 }
 
-func (e *env) run(ctx context.Context, req client.CreateRequest, start client.ExecStart, f *execFlags) (err error) {
+// command is what to run in a sandbox: args after the image's entrypoint, or after another one.
+func command(sb client.Sandbox, entrypoint *string, args []string) ([]string, error) {
+	config := &sandbox.ImageConfig{}
+	if c := sb.ImageConfig; c != nil && c.Entrypoint != nil {
+		config.Entrypoint = *c.Entrypoint
+	}
+	if c := sb.ImageConfig; c != nil && c.Cmd != nil {
+		config.Cmd = *c.Cmd
+	}
+	if entrypoint != nil {
+		config = &sandbox.ImageConfig{}
+		if *entrypoint != "" {
+			config.Entrypoint = []string{*entrypoint}
+		}
+	}
+	argv := config.Command(args)
+	if len(argv) == 0 {
+		return nil, sandbox.Errorf(sandbox.Invalid, "give one: agentkernel run … -- COMMAND", "there is no command to run, and image %q names none", sb.Image)
+	}
+	return argv, nil
+}
+
+func (e *env) run(ctx context.Context, req client.CreateRequest, start client.ExecStart, entrypoint *string, f *execFlags) (err error) {
 	sb, err := e.create(ctx, req)
 	if err != nil {
 		return err
@@ -58,6 +88,9 @@ func (e *env) run(ctx context.Context, req client.CreateRequest, start client.Ex
 			err = errors.Join(err, fmt.Errorf("remove sandbox %q: %w", sb.Name, rmErr))
 		}
 	}()
+	if start.Argv, err = command(sb, entrypoint, start.Argv); err != nil {
+		return err
+	}
 	if _, err := c.Start(ctx, sb.Name, client.StartOptions{}); err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/agentkernel/agentkernel/internal/sandbox"
@@ -30,7 +31,7 @@ func Load(path string) (File, error) {
 		return File{}, openError(path, err)
 	}
 	f, places, problems := parse(data, path)
-	if len(problems) == 0 && isPath(f.Rootfs) {
+	if len(problems) == 0 && isPath(f.Rootfs) && !isReference(root, f.Rootfs) {
 		rootfs, reason := findRootfs(root, dir, f.Rootfs)
 		if reason != "" {
 			at := places.value([]string{"sandbox", "rootfs"})
@@ -73,6 +74,15 @@ func openError(path string, err error) error {
 		err = pe.Err // it names the base name alone
 	}
 	return sandbox.Errorf(sandbox.Invalid, "", "read %s: %w", path, err)
+}
+
+// isReference reports whether rootfs is a reference to a container image: nothing in the project has that path.
+func isReference(root *os.Root, name string) bool {
+	if strings.HasPrefix(name, ".") {
+		return false
+	}
+	_, err := root.Lstat(name)
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
 }
 
 // findRootfs returns the absolute path of an image file of the project, without symbolic links, or what is wrong with it.

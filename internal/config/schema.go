@@ -99,6 +99,8 @@ func setRootfs(f *File, value any) string {
 		return "rootfs is empty; name an image, such as " + sandbox.DefaultImage + ", or leave it out"
 	case len(s) > 1024 || strings.ContainsFunc(s, unicode.IsControl):
 		return fmt.Sprintf("rootfs %.40q is neither the name of an image nor a path", s)
+	case strings.Contains(s, "://") || strings.HasPrefix(s, "containers-storage:"):
+		return fmt.Sprintf("rootfs %q is of another program's store on this host; a project cannot choose that, so give it with --image", s)
 	case isPath(s) && !filepath.IsLocal(s):
 		return fmt.Sprintf("rootfs %q is outside of this directory; give a path below it, or the name of an image", s)
 	}
@@ -158,5 +160,6 @@ func message(err error) string {
 	return err.Error()
 }
 
-// isPath reports whether an image is asked for by path: it has a '/' or begins with '.'.
+// isPath reports whether an image may be asked for by path: it has a '/' or begins with '.'. With a '/' inside, it may be a
+// reference such as ghcr.io/owner/name too; that is decided by whether there is such a file.
 func isPath(image string) bool { return strings.Contains(image, "/") || strings.HasPrefix(image, ".") }

@@ -26,6 +26,12 @@ func view(rec sandbox.Record) apiv1.Sandbox {
 		Project: optional(rec.Spec.Project), Warnings: optional(rec.Warnings), Kernel: optional(rec.Kernel),
 		CreatedAt: rec.CreatedAt, StartedAt: optionalTime(rec.StartedAt), FinishedAt: optionalTime(rec.FinishedAt),
 	}
+	if c := rec.Image.Config; c != nil {
+		v.ImageConfig = &apiv1.ImageConfig{
+			Env: optional(c.Env), WorkingDir: optional(c.WorkingDir), User: optional(c.User), Entrypoint: optional(c.Entrypoint), Cmd: optional(c.Cmd),
+			StopSignal: optional(c.StopSignal), ExposedPorts: optional(c.ExposedPorts), Volumes: optional(c.Volumes),
+		}
+	}
 	if m := rec.Machine; m != nil {
 		v.Engine, v.Accelerator, v.Pid = &m.Engine, &m.Accelerator, &m.PID
 		v.Confinement = optional(m.Confinement)

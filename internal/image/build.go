@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/agentkernel/agentkernel/internal/disk"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
 
@@ -61,24 +60,7 @@ func (s *Store) bake(ctx context.Context, recipe string, busybox []byte) (b blob
 	if err != nil {
 		return b, err
 	}
-	dir := s.blobDir()
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return b, err
-	}
-	tmp, err := os.CreateTemp(dir, ".blob-*")
-	if err != nil {
-		return b, disk.NoSpace(dir, err)
-	}
-	defer func() {
-		_ = tmp.Close()
-		if err != nil {
-			_ = os.Remove(tmp.Name())
-		}
-	}()
-	if err := writeRecipe(tmp, dir, recipe, busybox, applets); err != nil {
-		return b, disk.NoSpace(dir, err)
-	}
-	return s.keep(ctx, tmp)
+	return s.putFile(ctx, func(f *os.File) error { return writeRecipe(f, s.blobDir(), recipe, busybox, applets) })
 }
 
 var versionRE = regexp.MustCompile(`BusyBox v[0-9.]+`)

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 
@@ -19,11 +18,11 @@ import (
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
 
-// manifestVersion is what this build writes, and the newest that it reads.
-const manifestVersion = 1
+// manifestVersion is what this build writes, and the newest that it reads. Version 1 had neither Config nor Origin.
+const manifestVersion = 2
 
-// maxManifest is how long a manifest may be, in bytes.
-const maxManifest = 64 << 10
+// maxManifest is how long a manifest may be, in bytes. An image's configuration is most of it.
+const maxManifest = 1 << 20
 
 // Manifest says what a name stands for.
 type Manifest struct {
@@ -35,18 +34,34 @@ type Manifest struct {
 	Size    int64        `json:"size"`   // bytes
 	Created time.Time    `json:"created"`
 	Source  string       `json:"source"` // for people: what it was made from
+	// Config is how programs run in the image, when it says so.
+	Config *sandbox.ImageConfig `json:"config,omitempty"`
+	// Origin is the container image that it was made from, if it was.
+	Origin *Origin `json:"origin,omitempty"`
 }
 
-var nameRE = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$`)
+// Origin is a container image that an image of the store was made from.
+type Origin struct {
+	Reference    string        `json:"reference,omitempty"` // with nothing left out: docker.io/library/python:3.12
+	Digest       string        `json:"digest,omitempty"`    // of the manifest; empty for an archive of docker
+	ConfigDigest string        `json:"config_digest"`
+	Layers       []OriginLayer `json:"layers"` // the lowest first
+	History      []Step        `json:"history,omitempty"`
+}
 
-// validateName returns an *sandbox.Error of kind Invalid unless name can be the name of an image. Names become parts of
-// paths, so this is checked before anything else is done with one.
-func validateName(name string) error {
-	if len(name) <= 64 && nameRE.MatchString(name) && !strings.Contains(name, "..") {
-		return nil
-	}
-	return sandbox.Errorf(sandbox.Invalid, "use 1 to 64 lower-case letters, digits, '-', '_' and '.'; a path has a '/' in it or begins with '.'",
-		"%.80q is not the name of an image", name)
+// OriginLayer is a layer of a container image.
+type OriginLayer struct {
+	Digest string `json:"digest,omitempty"` // as it was downloaded
+	DiffID string `json:"diff_id"`          // unpacked
+	Size   int64  `json:"size"`             // unpacked, in bytes
+}
+
+// Step is what once made a layer, or changed the configuration alone.
+type Step struct {
+	Created time.Time `json:"created,omitzero"`
+	By      string    `json:"by,omitempty"` // at most 4096 bytes
+	Comment string    `json:"comment,omitempty"`
+	Empty   bool      `json:"empty,omitempty"` // it made no layer
 }
 
 func validateArch(arch sandbox.Arch) error {
@@ -87,7 +102,7 @@ func (m Manifest) check(name string, arch sandbox.Arch) error {
 }
 
 func (s *Store) manifestPath(name string, arch sandbox.Arch) string {
-	return filepath.Join(s.root, "manifests", string(arch), name+".json")
+	return filepath.Join(s.root, "manifests", string(arch), fileOfName(name)+".json")
 }
 
 // readManifest returns an error that is fs.ErrNotExist when there is none, and one that names the file when it cannot be
@@ -120,6 +135,9 @@ func (s *Store) writeManifest(m Manifest) error {
 	if err != nil {
 		return fmt.Errorf("write the manifest of image %s: %w", m.Name, err)
 	}
+	if len(data) > maxManifest {
+		return sandbox.Errorf(sandbox.Invalid, "use an image with a shorter configuration", "what image %q says about itself has %d bytes, and %d are kept", m.Name, len(data), maxManifest)
+	}
 	path := s.manifestPath(m.Name, m.Arch)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("write the manifest of image %s: %w", m.Name, err)
@@ -141,8 +159,9 @@ func (s *Store) List() (images []Manifest, problems []string, err error) {
 			return nil, nil, fmt.Errorf("list images: %w", err)
 		}
 		for _, e := range entries {
-			name, ok := strings.CutSuffix(e.Name(), ".json")
-			if !ok || validateName(name) != nil {
+			file, ok := strings.CutSuffix(e.Name(), ".json")
+			name := nameOfFile(file)
+			if !ok || validateName(name) != nil || fileOfName(name) != file {
 				continue // temporary files
 			}
 			m, err := s.readManifest(name, arch)

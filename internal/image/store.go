@@ -32,9 +32,6 @@ func Open(root string) *Store { return &Store{root: root} }
 
 func (s *Store) blobDir() string { return filepath.Join(s.root, "blobs", "sha256") }
 
-// IsPath reports whether a reference to an image is a path and not a name: it has a '/' or begins with '.'.
-func IsPath(ref string) bool { return strings.Contains(ref, "/") || strings.HasPrefix(ref, ".") }
-
 // Resolve finds an image by name and architecture, or by the path of a file. A file is put into the store first (which
 // hashes it, and copies it the first time), so that it can change or go away without harm to a sandbox; what it is for is
 // not known then, and Image.Arch is empty. Errors are *sandbox.Error with a hint.
@@ -58,32 +55,39 @@ func (s *Store) Resolve(ctx context.Context, ref string, arch sandbox.Arch) (san
 		}
 		return sandbox.Image{}, err
 	}
-	img.Name, img.Arch = m.Name, m.Arch
+	img.Name, img.Arch, img.Config = m.Name, m.Arch, m.Config
 	return img, nil
 }
 
-// Get returns the manifest of an image. When there is none, the error names those that exist.
+// Get returns the manifest of an image: of the name as it is, else of what the name means to docker, so that alpine finds
+// alpine:latest, and docker.io/library/alpine:3.20 finds alpine:3.20. When there is none, the error names those that exist.
 func (s *Store) Get(name string, arch sandbox.Arch) (Manifest, error) {
-	if err := errors.Join(validateName(name), validateArch(arch)); err != nil {
+	if err := validateArch(arch); err != nil {
 		return Manifest{}, err
 	}
-	m, err := s.readManifest(name, arch)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return m, err
+	names, err := namesOf(name)
+	if err != nil {
+		return Manifest{}, err
+	}
+	for _, n := range names {
+		m, err := s.readManifest(n, arch)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return m, err
+		}
 	}
 	images, _, err := s.List()
 	if err != nil {
 		return Manifest{}, err
 	}
-	var names []string
+	var others []string
 	for _, m := range images {
 		if m.Arch == arch {
-			names = append(names, m.Name)
+			others = append(others, m.Name)
 		}
 	}
 	have := "none is there yet"
-	if len(names) > 0 {
-		have = "there are " + strings.Join(names, ", ")
+	if len(others) > 0 {
+		have = "there are " + strings.Join(others, ", ")
 	}
 	return Manifest{}, sandbox.Errorf(sandbox.NotFound, buildHint(name, arch), "there is no image %q for %s; %s", name, arch, have)
 }
@@ -92,7 +96,7 @@ func buildHint(name string, arch sandbox.Arch) string {
 	if slices.Contains(Recipes(), name) {
 		return fmt.Sprintf("agentkernel image build %s --arch %s makes it", name, arch)
 	}
-	return "give the path of an image file (with a '/' in it), or build one of " + strings.Join(Recipes(), ", ") + " with agentkernel image build"
+	return fmt.Sprintf("agentkernel image pull %s gets it from a registry; or give the path of an image file (./FILE), or build one of %s with agentkernel image build", name, strings.Join(Recipes(), ", "))
 }
 
 // OpenDigest finds an image by its digest, whether a name stands for it or not. Image.Name and Image.Arch are empty.
@@ -156,17 +160,22 @@ func (s *Store) Import(ctx context.Context, path, name string, arch sandbox.Arch
 
 // Remove takes a name out of the store. The image itself stays for the sandboxes that run on it, until Prune.
 func (s *Store) Remove(name string, arch sandbox.Arch) error {
-	if err := errors.Join(validateName(name), validateArch(arch)); err != nil {
+	names, err := namesOf(name)
+	if err := errors.Join(err, validateArch(arch)); err != nil {
 		return err
 	}
-	err := os.Remove(s.manifestPath(name, arch))
-	if errors.Is(err, fs.ErrNotExist) {
-		_, err = s.Get(name, arch) // says what there is
+	for _, n := range names {
+		err := os.Remove(s.manifestPath(n, arch))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("remove image %s: %w", n, err)
+		}
+		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("remove image %s: %w", name, err)
-	}
-	return nil
+	_, err = s.Get(name, arch) // says what there is
+	return err
 }
 
 // Prune removes what no name stands for and inUse does not claim, if it is older than an hour, and returns how many bytes of
@@ -246,25 +255,13 @@ func (s *Store) add(ctx context.Context, path string) (b blob, err error) {
 }
 
 // copyIn copies an open file into the store. It is named by the bytes of the copy, whatever happens to the file meanwhile.
-func (s *Store) copyIn(ctx context.Context, in *os.File) (b blob, err error) {
-	dir := s.blobDir()
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return b, fmt.Errorf("make the image store: %w", err)
-	}
-	tmp, err := os.CreateTemp(dir, ".blob-*")
-	if err != nil {
-		return b, disk.NoSpace(dir, fmt.Errorf("store an image: %w", err))
-	}
-	defer func() {
-		_ = tmp.Close()
-		if err != nil {
-			_ = os.Remove(tmp.Name())
+func (s *Store) copyIn(ctx context.Context, in *os.File) (blob, error) {
+	return s.putFile(ctx, func(tmp *os.File) error {
+		if err := disk.CopyContents(ctx, tmp, in); err != nil {
+			return fmt.Errorf("store the image %s: %w", in.Name(), err)
 		}
-	}()
-	if err := disk.CopyContents(ctx, tmp, in); err != nil {
-		return b, fmt.Errorf("store the image %s: %w", in.Name(), err)
-	}
-	return s.keep(ctx, tmp)
+		return nil
+	})
 }
 
 // keep gives a temporary file of the store its final name.

@@ -137,7 +137,7 @@ func TestResolvePath(t *testing.T) {
 	}
 	_, err = s.Resolve(ctx, "./none", sandbox.X8664)
 	wantKind(t, "no such file", err, sandbox.NotFound, "./none")
-	for _, name := range []string{"", "A", "a b", "a..b", "-a", "a\x00b", strings.Repeat("a", 65), "base:latest"} {
+	for _, name := range []string{"", "A", "a b", "a..b", "-a", "a\x00b", strings.Repeat("a", 256), "base:", "a@b"} {
 		_, err := s.Resolve(ctx, name, sandbox.X8664)
 		wantKind(t, name, err, sandbox.Invalid)
 	}
@@ -215,7 +215,7 @@ func TestManifestsThatCannotBeUsed(t *testing.T) {
 	for name, text := range map[string]string{
 		"empty":        "",
 		"half":         `{"version": 1, "name": "half", "arch": "x86`,
-		"newer":        `{"version": 2, "name": "newer", "arch": "x86_64", "digest": "` + digest + `", "fs": "ext4", "size": 1}`,
+		"newer":        `{"version": 3, "name": "newer", "arch": "x86_64", "digest": "` + digest + `", "fs": "ext4", "size": 1}`,
 		"no-version":   `{"name": "no-version"}`,
 		"other-name":   `{"version": 1, "name": "good", "arch": "x86_64", "digest": "` + digest + `", "fs": "ext4", "size": 1}`,
 		"other-arch":   `{"version": 1, "name": "other-arch", "arch": "aarch64", "digest": "` + digest + `", "fs": "ext4", "size": 1}`,

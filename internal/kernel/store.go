@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/gofrs/flock"
+
+	"github.com/agentkernel/agentkernel/internal/filelock"
 )
 
 // ErrNoKernel is returned when a store has no kernel such as was asked for.
@@ -95,36 +97,9 @@ func (s *Store) Latest(arch Arch) (Kernel, error) {
 	return Kernel{}, errors.Join(fmt.Errorf("no %s kernel in %s: %w", arch, s.root, ErrNoKernel), broken)
 }
 
-// lock takes the named lock, across processes, and waits for it as long as ctx
-// lasts; waiting is called if it has to. The kernel offers no wait for a file lock that can be called off, so
-// a wait that is given up goes on in the background and lets the lock go as
-// soon as it has it.
+// lock takes the named lock, across processes: [filelock.Lock].
 func (s *Store) lock(ctx context.Context, name string, waiting func()) (unlock func(), err error) {
-	l := flock.New(filepath.Join(s.root, locksDir, name+".lock"))
-	free, err := l.TryLock()
-	if err != nil {
-		return nil, fmt.Errorf("lock %s: %w", l.Path(), err)
-	}
-	if free {
-		return func() { _ = l.Close() }, nil
-	}
-	waiting()
-	got := make(chan error, 1)
-	go func() { got <- l.Lock() }()
-	select {
-	case err := <-got:
-		if err != nil {
-			return nil, fmt.Errorf("lock %s: %w", l.Path(), err)
-		}
-		return func() { _ = l.Close() }, nil
-	case <-ctx.Done():
-		go func() {
-			if <-got == nil {
-				_ = l.Close()
-			}
-		}()
-		return nil, fmt.Errorf("wait for %s, which another build holds: %w", l.Path(), context.Cause(ctx))
-	}
+	return filelock.Lock(ctx, filepath.Join(s.root, locksDir, name+".lock"), waiting)
 }
 
 // sweep removes what builds that were killed have left. A working directory

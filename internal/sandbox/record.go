@@ -27,15 +27,6 @@ type Record struct {
 	Instructions uint64 `json:"instructions,omitempty"`
 }
 
-// Image is a root file system as it is in the image store.
-type Image struct {
-	Name   string `json:"name"`
-	Digest string `json:"digest"` // "sha256:<64 hex>"
-	FS     string `json:"fs"`     // erofs, squashfs, ext4
-	Arch   Arch   `json:"arch"`
-	Path   string `json:"-"`
-}
-
 // Validate checks a record that was read from disk.
 func (r *Record) Validate() error {
 	switch {

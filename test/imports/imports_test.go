@@ -41,8 +41,9 @@ var rules = map[string][]string{
 	"internal/guestrpc":   {"api/guest", "internal/sandbox"},
 	"internal/initramfs":  {"internal/sandbox"},
 	"internal/guest":      {"internal/guest", "internal/transport", "api/guest"},
-	"internal/image":      {"internal/sandbox", "internal/disk", "images"},
-	"internal/kernel":     {"internal/sandbox", "images"},
+	"internal/image":      {"internal/sandbox", "internal/disk", "internal/filelock", "internal/image", "images"},
+	"internal/kernel":     {"internal/sandbox", "internal/filelock", "images"},
+	"internal/filelock":   {},
 	"internal/disk":       {"internal/sandbox"},
 	"internal/project":    {"internal/sandbox", "internal/disk"},
 	"test":                nil, // anything

@@ -1,0 +1,46 @@
+package cli
+
+import (
+	"context"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/agentkernel/agentkernel/internal/image"
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+)
+
+// digestsInUse are those of all sandboxes. Records that cannot be read may use anything, so they are an error.
+func (e *env) digestsInUse(ctx context.Context) (map[string][]string, error) {
+	c, err := e.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	list, err := c.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if list.Problems != nil {
+		return nil, sandbox.Errorf(sandbox.Conflict, "repair or delete these records first", "which images are in use is not known: %s", strings.Join(*list.Problems, "; "))
+	}
+	used := map[string][]string{}
+	for _, sb := range list.Sandboxes {
+		used[sb.ImageDigest] = append(used[sb.ImageDigest], sb.Name)
+	}
+	return used, nil
+}
+
+func imageRmCommand(e *env) *cobra.Command {
+	cmd := &cobra.Command{Use: "rm NAME", Short: "Remove an image that no sandbox uses"}
+	return e.imageNamed(cmd, func(ctx context.Context, store *image.Store, m image.Manifest) error {
+		used, err := e.digestsInUse(ctx)
+		if err != nil {
+			return err
+		}
+		if names := used[m.Digest]; names != nil {
+			return sandbox.Errorf(sandbox.Conflict, "remove them first: agentkernel rm "+strings.Join(names, " "), "image %q is in use by %s", m.Name, strings.Join(names, ", "))
+		}
+		return store.Remove(m.Name, m.Arch)
+	})
+}

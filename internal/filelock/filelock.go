@@ -1,0 +1,43 @@
+// Package filelock makes processes of one host wait for each other: flock(2) on a file that stays, empty, for as long as its
+// directory does.
+package filelock
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/gofrs/flock"
+)
+
+// Lock takes the lock at path, whose directory must exist, and waits for it as long as ctx lasts; waiting, which may be nil,
+// is called if it has to. The kernel offers no wait for a file lock that can be called off, so a wait that is given up goes
+// on in the background and lets the lock go as soon as it has it.
+func Lock(ctx context.Context, path string, waiting func()) (unlock func(), err error) {
+	l := flock.New(path, flock.SetPermissions(0o600))
+	free, err := l.TryLock()
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	if free {
+		return func() { _ = l.Close() }, nil
+	}
+	if waiting != nil {
+		waiting()
+	}
+	got := make(chan error, 1)
+	go func() { got <- l.Lock() }()
+	select {
+	case err := <-got:
+		if err != nil {
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		return func() { _ = l.Close() }, nil
+	case <-ctx.Done():
+		go func() {
+			if <-got == nil {
+				_ = l.Close()
+			}
+		}()
+		return nil, fmt.Errorf("wait for %s, which another process holds: %w", path, context.Cause(ctx))
+	}
+}
