@@ -119,10 +119,13 @@ func writeDisk(ctx context.Context, t *testing.T, path string, dirs paths.Dirs, 
 	}
 	write(t, filepath.Join(root, "init"), initScript, 0o755)
 	write(t, filepath.Join(root, "timeout"), []byte(suiteTimeout.String()), 0o644)
-	write(t, filepath.Join(root, "etc/passwd"), []byte("root:x:0:0:root:/root:/bin/sh\n"), 0o644)
-	write(t, filepath.Join(root, "etc/group"), []byte("root:x:0:\n"), 0o644)
+	write(t, filepath.Join(root, "etc/passwd"), []byte("root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\n"), 0o644)
+	write(t, filepath.Join(root, "etc/group"), []byte("root:x:0:\nkvm:x:100:user\nuser:x:1000:\n"), 0o644)
 	write(t, filepath.Join(root, "usr/bin/busybox"), read(t, "/bin/busybox"), 0o755)
 	write(t, filepath.Join(root, "usr/bin/firecracker"), read(t, *firecracker), 0o755)
+	if *jailer != "" {
+		write(t, filepath.Join(root, "usr/bin/jailer"), read(t, *jailer), 0o755)
+	}
 	write(t, filepath.Join(root, "suite/bin/agentkernel"), read(t, "../../bin/agentkernel"), 0o755)
 	for _, tool := range []string{"mke2fs", "cp"} {
 		copyProgram(ctx, t, root, tool)
@@ -134,6 +137,9 @@ func writeDisk(ctx context.Context, t *testing.T, path string, dirs paths.Dirs, 
 		}
 		write(t, filepath.Join(dir, suite.name+".test"), read(t, programs[suite.name]), 0o755)
 		write(t, filepath.Join(dir, "run"), []byte(selected(suite.run)), 0o644)
+		if suite.user != "" {
+			write(t, filepath.Join(dir, "user"), []byte(selected(suite.user)), 0o644)
+		}
 		if data := filepath.Join("..", suite.name, "testdata"); exists(data) {
 			output(ctx, t, "", "cp", "-r", data, dir)
 		}

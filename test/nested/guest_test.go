@@ -97,11 +97,17 @@ func (r report) check(t *testing.T) {
 		t.Error("agentkernel did not choose Firecracker in the outer guest: see what its doctor says")
 	}
 	for _, suite := range suites {
-		switch code, ok := r.codes[suite.name]; {
-		case !ok:
-			t.Errorf("the suite %s did not end", suite.name)
-		case code != "0":
-			t.Errorf("the suite %s ended with exit code %s", suite.name, code)
+		names := []string{suite.name}
+		if suite.user != "" {
+			names = append(names, "user_"+suite.name)
+		}
+		for _, name := range names {
+			switch code, ok := r.codes[name]; {
+			case !ok:
+				t.Errorf("the suite %s did not end", name)
+			case code != "0":
+				t.Errorf("the suite %s ended with exit code %s", name, code)
+			}
 		}
 	}
 	for _, name := range r.failed {

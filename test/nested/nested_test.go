@@ -1,10 +1,11 @@
 // Package nested runs the suites of microVM tests (test/vm, test/script) on a given Firecracker, on any x86_64 machine:
 //
-//	make test-firecracker FIRECRACKER=/path/to/firecracker
+//	make test-firecracker FIRECRACKER=/path/to/firecracker [JAILER=/path/to/jailer]
 //
 // Where the host's KVM is good, they run on the host. Elsewhere QEMU emulates a machine that has AMD's virtualization, with a
 // kernel of the distribution and a disk with our binary, kernel, image and the given Firecracker; the suites run in that
-// outer guest, and their microVMs inside it. That is real Firecracker on real KVM code, slowly.
+// outer guest, and their microVMs inside it. That is real Firecracker on real KVM code, slowly. There root runs them, with the jailer
+// if one is given, and an ordinary user some once more.
 package nested
 
 import (
@@ -24,12 +25,16 @@ import (
 
 var (
 	firecracker = flag.String("firecracker", "", "the Firecracker to test, an absolute path")
+	jailer      = flag.String("jailer", "", "its jailer, an absolute path")
 	only        = flag.String("suite.run", "", "run only those tests of the suites that match this regular expression")
 )
 
 // suites are directories beside this one, and which of their tests run: of the scripts those that boot microVMs, as the others
-// have nothing to do with the engine.
-var suites = []struct{ name, run string }{{"vm", "."}, {"script", "^TestScripts$/^vm"}}
+// have nothing to do with the engine; as an ordinary user, those that show whether one can run microVMs at all.
+var suites = []struct{ name, run, user string }{
+	{"vm", ".", "^(TestConfinement|TestVMMKilledDuringExec)$"},
+	{"script", "^TestScripts$/^vm", ""},
+}
 
 // suiteTimeout bounds one suite; with emulation a start takes seconds.
 const suiteTimeout = 20 * time.Minute
@@ -42,6 +47,8 @@ func TestSuitesOnFirecracker(t *testing.T) {
 		t.Skipf("the suites run on Firecracker on linux/amd64, and this is %s/%s", runtime.GOOS, runtime.GOARCH)
 	case !filepath.IsAbs(*firecracker):
 		t.Fatalf("-firecracker %s is not an absolute path", *firecracker)
+	case *jailer != "" && !filepath.IsAbs(*jailer):
+		t.Fatalf("-jailer %s is not an absolute path", *jailer)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(len(suites)+1)*suiteTimeout)
 	defer cancel()
@@ -92,6 +99,11 @@ func onHost(ctx context.Context, t *testing.T, programs map[string]string) {
 	bin := t.TempDir()
 	if err := os.Symlink(*firecracker, filepath.Join(bin, "firecracker")); err != nil {
 		t.Fatal(err)
+	}
+	if *jailer != "" {
+		if err := os.Symlink(*jailer, filepath.Join(bin, "jailer")); err != nil {
+			t.Fatal(err)
+		}
 	}
 	env := append(os.Environ(), "PATH="+bin+string(filepath.ListSeparator)+os.Getenv("PATH"))
 	doctor := exec.CommandContext(ctx, "../../bin/agentkernel", "doctor")

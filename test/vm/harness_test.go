@@ -108,7 +108,8 @@ func (h *home) expectNothingLeft() {
 	}
 }
 
-// processes lists the processes that name this home in their arguments or environment or work in it, but for the zombies.
+// processes lists the processes that name this home in their arguments or environment, work in it, or see a part of it in a root
+// directory of their own, but for the zombies.
 func (h *home) processes() []string {
 	var found []string
 	entries, _ := filepath.Glob("/proc/[0-9]*")
@@ -119,7 +120,10 @@ func (h *home) processes() []string {
 		}
 		environ, _ := os.ReadFile(filepath.Join(dir, "environ"))
 		cwd, _ := os.Readlink(filepath.Join(dir, "cwd"))
-		if strings.HasPrefix(cwd, h.dir+"/run/") || bytes.Contains(args, []byte(h.dir+"/")) || bytes.Contains(environ, []byte("AGENTKERNEL_HOME="+h.dir+"\x00")) {
+		mounts, _ := os.ReadFile(filepath.Join(dir, "mountinfo"))
+		// A mount's source is named from the root of its file system, which may be mounted anywhere.
+		bound := filepath.Join("/", filepath.Base(filepath.Dir(h.dir)), filepath.Base(h.dir), "run") + "/"
+		if strings.HasPrefix(cwd, h.dir+"/run/") || bytes.Contains(mounts, []byte(bound)) || bytes.Contains(args, []byte(h.dir+"/")) || bytes.Contains(environ, []byte("AGENTKERNEL_HOME="+h.dir+"\x00")) {
 			found = append(found, filepath.Base(dir)+" "+string(bytes.ReplaceAll(args, []byte{0}, []byte{' '})))
 		}
 	}

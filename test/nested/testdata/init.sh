@@ -11,11 +11,27 @@ mount -t tmpfs tmpfs /dev/shm
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ip link set lo up
 chown -R 0:0 /suite /home /usr /etc /root # the disk was made by a user who may not be root
+# On systems with udev the group kvm may use it.
+chown 0:100 /dev/kvm
+chmod 660 /dev/kvm
+chmod 1777 /tmp
+[ -e /usr/bin/jailer ] && export AGENTKERNEL_TEST_CONFINEMENT=jailer || export AGENTKERNEL_TEST_CONFINEMENT=namespaces
 agentkernel doctor
 for suite in vm script; do
   cd /suite/test/$suite
   ./$suite.test -test.v -test.timeout "$(cat /timeout)" -test.run "$(cat run)"
   echo "nested: suite $suite ended with $?"
+done
+# An ordinary user has data of its own.
+mkdir -p /home/user/data
+cp -r /home/agentkernel/data/kernels /home/agentkernel/data/images /home/user/data
+chown -R 1000:1000 /home/user
+for suite in vm; do
+  cd /suite/test/$suite
+  su user -c "AGENTKERNEL_TEST_CONFINEMENT=namespaces AGENTKERNEL_HOME=/home/user PATH=$PATH agentkernel doctor"
+  su user -c "AGENTKERNEL_TEST_CONFINEMENT=namespaces AGENTKERNEL_HOME=/home/user PATH=$PATH \
+    ./$suite.test -test.v -test.timeout $(cat /timeout) -test.run '$(cat user)'"
+  echo "nested: suite user_$suite ended with $?"
 done
 cd /root
 agentkernel bench boot -n 5
