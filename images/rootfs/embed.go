@@ -4,7 +4,7 @@ package rootfs
 
 import "embed"
 
-// Recipes has the directory base/.
+// Recipes has a directory for each image.
 //
-//go:embed base
+//go:embed base go node python rust
 var Recipes embed.FS

@@ -25,13 +25,17 @@ type BuildOptions struct {
 	Progress func(line string)
 }
 
-// Build makes the image of a recipe and puts it into the store under the recipe's name. The same busybox gives the same
-// digest, on any host. No privileges are needed.
+// Build makes the image of a recipe and puts it into the store under the recipe's name. Of a recipe without packages, the same
+// busybox gives the same digest, on any host. No privileges are needed.
 func (s *Store) Build(ctx context.Context, recipe string, o BuildOptions) (Manifest, error) {
 	if !slices.Contains(Recipes(), recipe) {
 		return Manifest{}, sandbox.Errorf(sandbox.NotFound, "choose one of "+strings.Join(Recipes(), ", "), "there is no recipe for an image %q", recipe)
 	}
 	if err := validateArch(o.Arch); err != nil {
+		return Manifest{}, err
+	}
+	r, err := readRecipe(recipe)
+	if err != nil {
 		return Manifest{}, err
 	}
 	said := o.Progress
@@ -42,25 +46,35 @@ func (s *Store) Build(ctx context.Context, recipe string, o BuildOptions) (Manif
 	if err != nil {
 		return Manifest{}, err
 	}
-	b, err := s.bake(ctx, recipe, busybox)
+	b, err := s.bake(ctx, r, busybox, o, said)
 	if err != nil {
 		return Manifest{}, fmt.Errorf("build image %s: %w", recipe, err)
 	}
 	m := Manifest{
 		Version: manifestVersion, Name: recipe, Arch: o.Arch, Digest: b.digest, FS: b.fs, Size: b.size,
 		Created: time.Now().UTC().Truncate(time.Second),
-		Source:  fmt.Sprintf("recipe %s with %s (%s, sha256:%x)", recipe, busyboxVersion(busybox), from, sha256.Sum256(busybox)),
+		Source:  fmt.Sprintf("recipe %s with %s (%s, sha256:%x)%s", recipe, busyboxVersion(busybox), from, sha256.Sum256(busybox), r.origin()),
 	}
 	return m, s.writeManifest(m)
 }
 
 // bake writes the image of a recipe into the store.
-func (s *Store) bake(ctx context.Context, recipe string, busybox []byte) (b blob, err error) {
+func (s *Store) bake(ctx context.Context, r recipe, busybox []byte, o BuildOptions, said func(string)) (b blob, err error) {
 	applets, err := appletsOf(busybox)
 	if err != nil {
 		return b, err
 	}
-	return s.putFile(ctx, func(f *os.File) error { return writeRecipe(f, s.blobDir(), recipe, busybox, applets) })
+	entries, err := expand(r.entries, applets)
+	if err != nil {
+		return b, err
+	}
+	return s.putFile(ctx, func(f *os.File) error {
+		if len(r.packages) == 0 {
+			return writeErofs(f, s.blobDir(), entries, busybox)
+		}
+		d := distribution{recipe: r, entries: entries, busybox: busybox, options: o, said: said}
+		return d.write(ctx, f.Name())
+	})
 }
 
 var versionRE = regexp.MustCompile(`BusyBox v[0-9.]+`)

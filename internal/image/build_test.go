@@ -196,8 +196,9 @@ func TestParseRecipe(t *testing.T) {
 	for _, bad := range []string{
 		"device /dev/null 666 0 0", "dir /a 755 0", "dir /a 755 0 0 x", "dir a 755 0 0", "dir /a/ 755 0 0", "dir /a/../b 755 0 0",
 		"dir /a 999 0 0", "dir /a 4755 0 0", "dir /a 755 -1 0", "dir /a 755 0 70000", "link /a", "file /a 644 0 0", "applets",
+		"include", "include nothing", "suite a b", "drop usr", "drop /[", "npm name 1.0", "certificates",
 	} {
-		if e, err := parseRecipe([]byte("# comment\n\n" + bad)); err == nil || !strings.HasPrefix(err.Error(), "line 3: ") {
+		if e, err := parseRecipe([]byte("# comment\n\n"+bad), nil); err == nil || !strings.HasPrefix(err.Error(), "line 3: ") {
 			t.Errorf("%q: %+v, %v", bad, e, err)
 		}
 	}
@@ -206,16 +207,26 @@ func TestParseRecipe(t *testing.T) {
 		"without directory": "dir / 755 0 0\nlink /a/b c",
 		"below a link":      "link /a b\nlink /a/b c",
 	} {
-		entries, err := parseRecipe([]byte(text))
+		r, err := parseRecipe([]byte(text), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := expand(entries, nil); err == nil {
+		if _, err := expand(r.entries, nil); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	if !slices.Equal(Recipes(), []string{"base"}) {
+	for _, text := range []string{"suite trixie", "packages git"} {
+		if _, err := parseRecipe([]byte(text), nil); err == nil {
+			t.Errorf("%q alone: no error", text)
+		}
+	}
+	if !slices.Equal(Recipes(), []string{"base", "go", "node", "python", "rust"}) {
 		t.Errorf("recipes %q", Recipes())
+	}
+	for _, name := range Recipes() {
+		if _, err := readRecipe(name); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package image
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -21,18 +22,38 @@ import (
 // not 1970, which zip and some build tools refuse.
 var buildTime = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// entry is one file of a recipe. Its text form is one line of fields, and "#" begins a comment:
+// recipe says what an image consists of. Its text form is one line of fields for each thing, and "#" begins a comment:
 //
 //	dir     PATH MODE UID GID
 //	file    PATH MODE UID GID SOURCE   a file of the recipe's own directory
 //	link    PATH TARGET                a symbolic link
 //	busybox PATH MODE UID GID          the busybox program
 //	applets DIR                        a symbolic link to busybox in DIR for each of its applets
+//	include RECIPE                     the files of another recipe
+//
+// A recipe with packages is made from a Debian release; the files above are added where no package brings them:
+//
+//	suite        NAME                  of the release
+//	packages     NAME…                 with all that they depend on
+//	drop         PATTERN…              not taken from packages: path.Match of a path or of a directory above it
+//	certificates PATH                  the bundle of the certificates that the package ca-certificates brings
+//	npm          NAME VERSION SHA512   a package of the npm registry without dependencies, at /usr/lib/node_modules
+type recipe struct {
+	entries      []entry
+	suite        string
+	packages     []string
+	drop         []string
+	certificates string
+	npm          []npmPackage
+}
+
+// entry is one file of a recipe.
 type entry struct {
 	kind, path string
 	mode       fs.FileMode // permissions, and fs.ModeSticky
 	uid, gid   int
 	source     string // of a file; target of a link
+	files      fs.FS  // what source is a path in
 }
 
 // Recipes returns the names of the images that Build can make.
@@ -50,9 +71,25 @@ func Recipes() []string {
 	return names
 }
 
-// parseRecipe reads the text form.
-func parseRecipe(data []byte) ([]entry, error) {
-	var entries []entry
+// readRecipe reads a recipe and those that it includes.
+func readRecipe(name string) (recipe, error) {
+	dir, err := fs.Sub(rootfs.Recipes, name)
+	if err != nil {
+		return recipe{}, err
+	}
+	text, err := fs.ReadFile(dir, "recipe")
+	if err != nil {
+		return recipe{}, fmt.Errorf("read the recipe of %s: %w", name, err)
+	}
+	r, err := parseRecipe(text, dir)
+	if err != nil {
+		return recipe{}, fmt.Errorf("read the recipe of %s: %w", name, err)
+	}
+	return r, nil
+}
+
+// parseRecipe reads the text form. Sources are paths in files.
+func parseRecipe(data []byte, files fs.FS) (r recipe, err error) {
 	sc := bufio.NewScanner(bytes.NewReader(data))
 	for n := 1; sc.Scan(); n++ {
 		line, _, _ := strings.Cut(sc.Text(), "#")
@@ -60,13 +97,62 @@ func parseRecipe(data []byte) ([]entry, error) {
 		if len(fields) == 0 {
 			continue
 		}
-		e, err := parseEntry(fields)
-		if err != nil {
-			return nil, fmt.Errorf("line %d: %w", n, err)
+		if err := r.add(fields, files); err != nil {
+			return r, fmt.Errorf("line %d: %w", n, err)
 		}
-		entries = append(entries, e)
 	}
-	return entries, sc.Err()
+	if (r.suite == "") != (len(r.packages) == 0) {
+		return r, errors.New("a suite goes with packages, and packages with a suite")
+	}
+	return r, sc.Err()
+}
+
+// add takes the fields of one line.
+func (r *recipe) add(fields []string, files fs.FS) error {
+	kind, args := fields[0], fields[1:]
+	if want := map[string]int{"include": 1, "suite": 1, "certificates": 1, "npm": 3}[kind]; want != 0 && len(args) != want {
+		return fmt.Errorf("%s has %d arguments, not %d", kind, len(args), want)
+	}
+	switch kind {
+	case "include":
+		other, err := readRecipe(args[0])
+		r.entries = append(r.entries, other.entries...)
+		return err
+	case "suite":
+		r.suite = args[0]
+	case "packages":
+		r.packages = append(r.packages, args...)
+	case "drop":
+		for _, pattern := range args {
+			if _, err := path.Match(pattern, ""); err != nil || !path.IsAbs(pattern) {
+				return fmt.Errorf("%q is not a pattern of absolute paths", pattern)
+			}
+		}
+		r.drop = append(r.drop, args...)
+	case "certificates":
+		r.certificates = args[0]
+	case "npm":
+		r.npm = append(r.npm, npmPackage{args[0], args[1], args[2]})
+	default:
+		e, err := parseEntry(fields)
+		e.files = files
+		r.entries = append(r.entries, e)
+		return err
+	}
+	return nil
+}
+
+// dropped reports whether the recipe leaves out what a package has at a clean absolute path.
+func (r *recipe) dropped(p string) bool {
+	for ; p != "/"; p = path.Dir(p) {
+		if slices.ContainsFunc(r.drop, func(pattern string) bool {
+			match, _ := path.Match(pattern, p) // the pattern has been checked
+			return match
+		}) {
+			return true
+		}
+	}
+	return false
 }
 
 func parseEntry(fields []string) (e entry, err error) {
@@ -103,28 +189,12 @@ func parseEntry(fields []string) (e entry, err error) {
 	return e, nil
 }
 
-// writeRecipe writes the image of a recipe, an uncompressed erofs, to out. Equal input gives equal bytes. (Compressed, base
-// would be half the size, and every start of a program would pay for it: under emulation one that counts.)
-func writeRecipe(out io.WriteSeeker, tempDir, name string, busybox []byte, applets []string) error {
-	dir, err := fs.Sub(rootfs.Recipes, name)
-	if err != nil {
-		return err
-	}
-	text, err := fs.ReadFile(dir, "recipe")
-	if err != nil {
-		return err
-	}
-	entries, err := parseRecipe(text)
-	if err != nil {
-		return fmt.Errorf("read the recipe: %w", err)
-	}
-	entries, err = expand(entries, applets)
-	if err != nil {
-		return err
-	}
+// writeErofs writes files, which are as expand returns them, to out as an uncompressed erofs. Equal input gives equal bytes.
+// (Compressed, base would be half the size, and every start of a program would pay for it: under emulation one that counts.)
+func writeErofs(out io.WriteSeeker, tempDir string, entries []entry, busybox []byte) error {
 	w := erofs.Create(out, erofs.WithBuildTime(uint64(buildTime.Unix()), 0), erofs.WithTempDir(tempDir))
 	for _, e := range entries {
-		if err := writeEntry(w, e, dir, busybox); err != nil {
+		if err := writeEntry(w, e, busybox); err != nil {
 			return fmt.Errorf("write %s: %w", e.path, err)
 		}
 	}
@@ -164,7 +234,7 @@ func expand(entries []entry, applets []string) ([]entry, error) {
 	return out, nil
 }
 
-func writeEntry(w *erofs.Writer, e entry, files fs.FS, busybox []byte) error {
+func writeEntry(w *erofs.Writer, e entry, busybox []byte) error {
 	switch e.kind {
 	case "link":
 		if err := w.Symlink(e.source, e.path); err != nil {
@@ -176,12 +246,9 @@ func writeEntry(w *erofs.Writer, e entry, files fs.FS, busybox []byte) error {
 			return err
 		}
 	default:
-		data := busybox
-		if e.kind == "file" {
-			var err error
-			if data, err = fs.ReadFile(files, e.source); err != nil {
-				return err
-			}
+		data, err := e.contents(busybox)
+		if err != nil {
+			return err
 		}
 		f, err := w.Create(e.path)
 		if err != nil {
@@ -201,4 +268,12 @@ func writeEntry(w *erofs.Writer, e entry, files fs.FS, busybox []byte) error {
 		return err
 	}
 	return w.Chtimes(e.path, buildTime, buildTime)
+}
+
+// contents is what is in a regular file.
+func (e entry) contents(busybox []byte) ([]byte, error) {
+	if e.kind == "busybox" {
+		return busybox, nil
+	}
+	return fs.ReadFile(e.files, e.source)
 }
