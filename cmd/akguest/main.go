@@ -18,8 +18,10 @@ import (
 	"github.com/agentkernel/agentkernel/internal/guest/agent"
 	"github.com/agentkernel/agentkernel/internal/guest/boot"
 	"github.com/agentkernel/agentkernel/internal/guest/exec"
+	"github.com/agentkernel/agentkernel/internal/guest/forward"
 	"github.com/agentkernel/agentkernel/internal/guest/power"
 	"github.com/agentkernel/agentkernel/internal/guest/reaper"
+	"github.com/agentkernel/agentkernel/internal/guest/stream"
 	"github.com/agentkernel/agentkernel/internal/transport/guestlink"
 	"github.com/agentkernel/agentkernel/internal/transport/preamble"
 	"github.com/agentkernel/agentkernel/internal/transport/virtioport"
@@ -29,11 +31,13 @@ import (
 // build is set by the linker: scripts/build-guest.sh.
 var build = "unknown"
 
-// port is where the agent listens, on vsock and on the serial link; readyPort is the host's, for the event that it does on
+// port is where the agent listens, on vsock and on the serial link, and streamPort where it serves streams; readyPort is the
+// host's, for the event that it does on
 // vsock, where a host's attempt to connect would be refused before. Package sandbox of the host has the same numbers.
 const (
-	port      = 1024
-	readyPort = 1025
+	port       = 1024
+	readyPort  = 1025
+	streamPort = 1026
 )
 
 func main() {
@@ -65,7 +69,7 @@ func run(began time.Duration) error {
 	}
 	r := reaper.New()
 	go r.Run()
-	listeners, failed, err := listen(params)
+	control, streams, failed, err := listen(params)
 	if err != nil {
 		return err
 	}
@@ -90,45 +94,56 @@ func run(began time.Duration) error {
 			Kernel: unix.ByteSliceToString(name.Release[:]), Arch: unix.ByteSliceToString(name.Machine[:]),
 			Init: began, Ready: uptime(),
 			Shutdown: func(grace time.Duration) { failed <- power.Off(r, upper, grace, os.Stdout) },
-		}, listeners...)
+		}, control...)
 	}()
+	handlers := stream.Handlers{"forward": forward.Handle}
+	go func() { failed <- handlers.Serve(context.Background(), streams...) }()
 	return <-failed
 }
 
-// listen opens the channels that this microVM has. The serial port is opened before the disks are mounted, so that the
-// host's first bytes come in meanwhile. What ends a channel later is sent to failed.
-func listen(p boot.Params) (listeners []net.Listener, failed chan error, err error) {
-	failed = make(chan error, 4) // one for each sender, so that none waits
+// listen opens the channels that this microVM has, with a listener for control and one for streams on each. The serial port
+// is opened before the disks are mounted, so that the host's first bytes come in meanwhile. What ends a channel later is sent
+// to failed.
+func listen(p boot.Params) (control, streams []net.Listener, failed chan error, err error) {
+	failed = make(chan error, 5) // one for each sender, so that none waits
+	both := func(listen func(port uint32) (net.Listener, error)) error {
+		c, err := listen(port)
+		if err != nil {
+			return err
+		}
+		s, err := listen(streamPort)
+		if err != nil {
+			return err
+		}
+		control, streams = append(control, c), append(streams, s)
+		return nil
+	}
 	if p.Link != "" {
 		token, err := preamble.ParseToken(p.Link)
 		if err != nil {
-			return nil, nil, fmt.Errorf("read the kernel parameter agentkernel.link: %w", err)
+			return nil, nil, nil, fmt.Errorf("read the kernel parameter agentkernel.link: %w", err)
 		}
 		serial, err := virtioport.Open("/sys", "/dev", preamble.PortName)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		mux := new(guestlink.Mux)
-		l, err := mux.Listen(port)
-		if err != nil {
-			return nil, nil, err
+		if err := both(mux.Listen); err != nil {
+			return nil, nil, nil, err
 		}
-		listeners = append(listeners, l)
 		go func() { failed <- guestlink.Serve(serial, token, mux) }()
 	}
 	if vsock.Available() {
-		l, err := vsock.Listen(port)
-		if err != nil {
-			return nil, nil, err
+		if err := both(vsock.Listen); err != nil {
+			return nil, nil, nil, err
 		}
-		listeners = append(listeners, l)
 		// Most hosts do not listen, and those that do can wait: nothing here depends on it.
 		go func() { _ = vsock.Knock(readyPort) }()
 	}
-	if len(listeners) == 0 {
-		return nil, nil, errors.New("this microVM has neither a serial link (agentkernel.link) nor vsock: the host cannot be reached")
+	if len(control) == 0 {
+		return nil, nil, nil, errors.New("this microVM has neither a serial link (agentkernel.link) nor vsock: the host cannot be reached")
 	}
-	return listeners, failed, nil
+	return control, streams, failed, nil
 }
 
 // uptime is the time since the kernel's start: CLOCK_BOOTTIME.

@@ -99,30 +99,11 @@ func (x *Exec) Close() error {
 
 // Exec starts a command in a running sandbox.
 func (m *Manager) Exec(ctx context.Context, name string, spec guestrpc.ExecSpec) (*Exec, error) {
-	b, err := m.find(name)
+	r, err := m.running(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	b.mu.Lock()
-	x := &Exec{m: m, b: b, g: b.guest, id: newID(), began: time.Now(), machine: b.machine, watched: b.watched}
-	state, adopting := b.rec.State, b.machine == nil && b.rec.State == sandbox.Running
-	b.mu.Unlock()
-	if adopting { // the daemon has just come back
-		if err := b.acquire(ctx); err != nil {
-			return nil, err
-		}
-		b.release()
-		b.mu.Lock()
-		x.g, x.machine, x.watched, state = b.guest, b.machine, b.watched, b.rec.State
-		b.mu.Unlock()
-	}
-	if state != sandbox.Running || x.g == nil {
-		hint := "start it with agentkernel start " + name
-		if state == sandbox.Starting {
-			hint = "wait until it runs"
-		}
-		return nil, sandbox.Errorf(sandbox.Conflict, hint, "sandbox %q is %s, not running", name, state)
-	}
+	x := &Exec{m: m, b: r.b, g: r.guest, id: newID(), began: time.Now(), machine: r.machine, watched: r.watched}
 	client, err := x.g.control(ctx)
 	if err != nil {
 		return nil, x.explain(err)

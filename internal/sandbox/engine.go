@@ -142,6 +142,9 @@ type Stage struct {
 // GuestAgentPort is the port, on vsock and on the multiplexed serial link, where the guest agent listens.
 const GuestAgentPort = 1024
 
+// GuestStreamPort is the port where the guest agent serves streams: api/guest/v1/stream.proto.
+const GuestStreamPort = 1026
+
 // GuestReadyPort is the vsock port of the host that the guest agent connects to once it listens. It says nothing there:
 // the connection is the event, which the host needs not listen for.
 const GuestReadyPort = 1025
