@@ -108,7 +108,7 @@ func (m *Manager) Exec(ctx context.Context, name string, spec guestrpc.ExecSpec)
 	if err != nil {
 		return nil, x.explain(err)
 	}
-	spec = withImage(spec, b.record())
+	spec = withImage(spec, r.b.record())
 	spec.ID = x.id
 	if x.Exec, err = client.Exec(ctx, spec); err != nil {
 		return nil, x.explain(err)
