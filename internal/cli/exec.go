@@ -42,8 +42,8 @@ func (f *execFlags) register(cmd *cobra.Command) {
 func (f *execFlags) registerCommon(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.StringArrayVarP(&f.env, "env", "e", nil, "environment variable, KEY=VALUE, or KEY to pass on this one's")
-	fs.StringVarP(&f.cwd, "workdir", "w", "", "directory in the guest (default /workspace if there is a project, else the user's home)")
-	fs.StringVarP(&f.user, "user", "u", "", "user in the guest: name or uid, with :group or :gid (default root)")
+	fs.StringVarP(&f.cwd, "workdir", "w", "", "directory in the guest (default /workspace with a project, else the image's working directory, else the user's home)")
+	fs.StringVarP(&f.user, "user", "u", "", "user in the guest: name or uid, with :group or :gid (default the image's, else root)")
 	fs.DurationVar(&f.timeout, "timeout", 0, "kill the command after this time (default none)")
 	f.record.register(cmd)
 }
