@@ -311,6 +311,58 @@ func TestGuestPanics(t *testing.T) {
 	checkNothingLeft(t, spec)
 }
 
+// A guest that resets ends its Firecracker without a complaint: there is nothing to tell but that.
+func TestGuestResets(t *testing.T) {
+	e, spec := newEngine(t, modeResets), newSpec(t)
+	if exit := waitDone(t, launch(t, e, spec)); exit != (sandbox.Exit{}) {
+		t.Errorf("%+v, want an end without a complaint", exit)
+	}
+	checkNothingLeft(t, spec)
+}
+
+func TestSlowFirecracker(t *testing.T) {
+	e, spec := newEngine(t, modeSlow), newSpec(t)
+	m := launch(t, e, spec)
+	checkGuest(t, m)
+	for _, s := range m.Stages() {
+		if s.Name != "fork" && s.Duration < slowness/2 {
+			t.Errorf("stage %+v does not show that it was slow", s)
+		}
+	}
+}
+
+// A guest that knocks and sends without end costs what its connections hold, and no more: whoever talks to it can hang up, others are
+// served, and it can be ended.
+func TestGuestFloods(t *testing.T) {
+	e, spec := newEngine(t, modeFlood), newSpec(t)
+	m := launch(t, e, spec)
+	before := runtime.NumGoroutine()
+	for range 3 {
+		conn, err := m.Dial(t.Context(), sandbox.GuestAgentPort)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := io.CopyN(io.Discard, conn, 1<<20); err != nil {
+			t.Errorf("%d bytes, %v", n, err)
+		}
+		conn.Close()
+	}
+	if _, err := os.Lstat(m.files.ready); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it can knock on although it has been reached: %v", err)
+	}
+	if err := m.Pause(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if n := runtime.NumGoroutine(); n > before+2 {
+		t.Errorf("%d goroutines, %d before", n, before)
+	}
+	if err := m.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	waitDone(t, m)
+	checkNothingLeft(t, spec)
+}
+
 func TestLaunchFails(t *testing.T) {
 	remove := func(t *testing.T, path string) {
 		if err := os.Remove(path); err != nil {
@@ -325,7 +377,9 @@ func TestLaunchFails(t *testing.T) {
 		{"dies before its socket is there", modeEarly, nil, "Firecracker said: Error: RunWithApi(FailedToBindSocket)"},
 		{"is killed before its socket is there", modeKilled, nil, "killed"},
 		{"dies while it starts the guest", modeStarting, nil, "seccomp filter"},
+		{"is killed while it starts the guest", modeShot, nil, "killed"},
 		{"says a fault", modeFault, nil, "not supported in this tea room"},
+		{"fails within", modeBroken, nil, "The kettle is on fire"},
 		{"half an answer", modeHalf, nil, "unexpected EOF"},
 		{"does not start the guest", modePaused, nil, `"Not started"`},
 		{"too old", modeOld, nil, "is Firecracker 1.9.1, and at least 1.10.0"},
@@ -370,7 +424,7 @@ func TestLaunchIsCancelled(t *testing.T) {
 	cancel(why)
 	impatient, cancelImpatient := context.WithTimeoutCause(t.Context(), 300*time.Millisecond, why)
 	defer cancelImpatient()
-	for mode, ctx := range map[string]context.Context{modeGood: cancelled, modeMute: impatient} {
+	for mode, ctx := range map[string]context.Context{modeGood: cancelled, modeMute: impatient, modeRefusing: impatient} {
 		e, spec := newEngine(t, mode), newSpec(t)
 		if _, err := e.binaries.find(t.Context()); err != nil { // so that the end of ctx meets the launch itself
 			t.Fatal(err)

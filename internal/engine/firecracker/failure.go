@@ -71,6 +71,8 @@ func meaningOf(code int) string {
 // hintFor says what to do about a Firecracker that did not start, from what it said.
 func hintFor(said string) string {
 	for _, known := range []struct{ part, hint string }{
+		{"confine the VMM", "agentkernel doctor says how VMMs are confined here; vmm.log in the sandbox's directory has all that was said"},
+		{"Operation not permitted", "the VMM's confinement needs rights that are not there: " + rightsHint},
 		{"KVM", "agentkernel doctor checks /dev/kvm and says what to change"},
 		{"Kernel Loader", "the kernel image is damaged: agentkernel kernel list shows it, agentkernel kernel build makes a new one"},
 		{"annot allocate memory", "ask for less memory, or stop other sandboxes"},

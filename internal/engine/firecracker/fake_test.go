@@ -12,7 +12,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -48,7 +50,16 @@ const (
 	modeHalf     = "half an answer" // to its first request, and lives
 	modeMute     = "mute"           // never answers
 	modePaused   = "paused"         // has not started the guest
+	modeShot     = "shot starting"  // ends by SIGKILL when it has been asked
+	modeRefusing = "refusing"       // its API socket is there, and nobody listens
+	modeSlow     = "slow"           // with its socket and with its answer
+	modeBroken   = "broken"         // answers with status 500 and a fault
+	modeResets   = "guest resets"   // after the start
+	modeFlood    = "flood"          // the guest knocks without end, and sends without end
 )
+
+// slowness is a Firecracker's on a busy host.
+const slowness = 200 * time.Millisecond
 
 func runFake() {
 	f := &fakeFirecracker{}
@@ -118,6 +129,19 @@ func (f *fakeFirecracker) run() int {
 		_ = self.Kill()
 		select {}
 	}
+	if f.mode == modeRefusing {
+		fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+		if err == nil {
+			err = syscall.Bind(fd, &syscall.SockaddrUnix{Name: option("api-sock")})
+		}
+		if err != nil {
+			panic(err)
+		}
+		select {}
+	}
+	if f.mode == modeSlow {
+		time.Sleep(slowness)
+	}
 	api, err := net.Listen("unix", option("api-sock"))
 	if err != nil {
 		return f.fail(1, "Failed to open the API socket", "RunWithApi(FailedToBindSocket)")
@@ -142,11 +166,14 @@ func (f *fakeFirecracker) run() int {
 	if err != nil {
 		return f.fail(1, "Vsock error", "Vsock")
 	}
-	f.state, f.listening = fcapi.StateRunning, f.mode == modeGood
+	f.state, f.listening = fcapi.StateRunning, f.mode == modeGood || f.mode == modeFlood || f.mode == modeSlow
 	if f.mode == modePaused {
 		f.state = fcapi.StateNotStarted
 	}
 	fmt.Println("hello from the guest")
+	if f.mode == modeFlood {
+		go f.flood()
+	}
 	go f.serveVsock(vsock)
 	panic((&http.Server{Handler: f}).Serve(api))
 }
@@ -176,10 +203,35 @@ func (f *fakeFirecracker) connect(conn net.Conn) {
 		panic(line)
 	}
 	fmt.Fprintf(conn, "OK 1073741824\n%d:", port)
+	if f.mode == modeFlood {
+		go func() {
+			defer conn.Close()
+			for buf := make([]byte, 64<<10); ; {
+				if _, err := conn.Write(buf); err != nil {
+					fmt.Println("flood over")
+					return
+				}
+			}
+		}()
+		return
+	}
 	go func() {
 		_, _ = io.Copy(conn, conn)
 		conn.Close()
 	}()
+}
+
+// flood knocks until nobody answers the door any more.
+func (f *fakeFirecracker) flood() {
+	for {
+		conn, err := net.Dial("unix", f.config.Vsock.UDSPath+"_1025")
+		if err != nil {
+			fmt.Println("door closed")
+			return
+		}
+		_, _ = conn.Write([]byte("knock knock"))
+		conn.Close()
+	}
 }
 
 // knock is what the guest agent does.
@@ -197,6 +249,16 @@ func (f *fakeFirecracker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch f.mode {
 	case modeStarting:
 		os.Exit(148)
+	case modeShot:
+		self, _ := os.FindProcess(os.Getpid())
+		_ = self.Kill()
+		select {}
+	case modeSlow:
+		time.Sleep(slowness)
+	case modeBroken:
+		w.WriteHeader(http.StatusInternalServerError)
+		_, _ = io.WriteString(w, `{"fault_message":"The kettle is on fire."}`)
+		return
 	case modeFault:
 		w.WriteHeader(http.StatusBadRequest)
 		_, _ = io.WriteString(w, `{"fault_message":"The requested operation is not supported in this tea room."}`)
@@ -212,9 +274,11 @@ func (f *fakeFirecracker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		select {}
 	}
 	f.answer(w, r, body)
-	if f.mode == modePanics {
+	if f.mode == modePanics || f.mode == modeResets {
 		_ = http.NewResponseController(w).Flush()
-		fmt.Print("Kernel panic - not syncing: out of tea\r\n")
+		if f.mode == modePanics {
+			fmt.Print("Kernel panic - not syncing: out of tea\r\n")
+		}
 		os.Exit(0)
 	}
 }

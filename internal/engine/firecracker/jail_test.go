@@ -249,6 +249,27 @@ func TestJailerCannotBeUsed(t *testing.T) {
 	}
 }
 
+// What a jailer says when it cannot do its work reaches the user.
+func TestJailerFails(t *testing.T) {
+	e := confinedEngine(t, jailed)
+	path := filepath.Join(e.binaries.dir, jailerProgram)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	said := "Failed to create /dev/kvm via mknod inside the jail: Operation not permitted (os error 1)"
+	text := "#!/bin/sh\nif [ \"$1\" = --version ]; then echo Jailer v1.16.1; exit 0; fi\necho '" + said + "' >&2\nexit 1\n"
+	if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	spec := confinedSpec(t, modeGood)
+	_, err := e.Launch(t.Context(), spec)
+	var se *sandbox.Error
+	if !errors.As(err, &se) || !strings.Contains(err.Error(), said) || !strings.Contains(se.Hint, "CAP_MKNOD") {
+		t.Errorf("%v (hint %q), want what the jailer said", err, hintOf(se))
+	}
+	checkNothingLeft(t, spec)
+}
+
 // Without root's rights there is no jailer, and a configuration that requires one refuses to go without.
 func TestJailerNeedsRoot(t *testing.T) {
 	if os.Geteuid() == 0 {

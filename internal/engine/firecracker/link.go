@@ -116,7 +116,11 @@ func (l *link) dial(ctx context.Context, port uint32) (net.Conn, error) {
 			l.stopListening()
 			return conn, nil
 		}
-		if cause := context.Cause(ctx); cause != nil {
+		cause := context.Cause(l.life) // ctx learns of it a moment later
+		if cause == nil {
+			cause = context.Cause(ctx)
+		}
+		if cause != nil {
 			return nil, fmt.Errorf("connect to port %d of the guest: %w", port, cause)
 		}
 		if errors.Is(err, hybridvsock.ErrRefused) && time.Since(asked) > l.slow {
