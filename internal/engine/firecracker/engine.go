@@ -16,6 +16,9 @@ import (
 // engineName is Engine.Name, and what a MachineRecord of ours says.
 const engineName = "firecracker"
 
+// name is what messages call the VMM.
+const name = "Firecracker"
+
 const accelKVM = "kvm"
 
 // Options of New.

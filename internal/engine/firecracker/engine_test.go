@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/agentkernel/agentkernel/internal/engine/vmm"
 	"github.com/agentkernel/agentkernel/internal/hostvirt"
 	"github.com/agentkernel/agentkernel/internal/process"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
@@ -188,10 +189,10 @@ func TestLaunch(t *testing.T) {
 	if err := m.Kill(t.Context()); err != nil {
 		t.Errorf("kill after the end: %v", err)
 	}
-	if _, err := m.Dial(t.Context(), 1); !errors.Is(err, errEnded) {
+	if _, err := m.Dial(t.Context(), 1); !errors.Is(err, vmm.ErrEnded) {
 		t.Errorf("dial after the end: %v", err)
 	}
-	if err := m.Pause(t.Context()); !errors.Is(err, errEnded) {
+	if err := m.Pause(t.Context()); !errors.Is(err, vmm.ErrEnded) {
 		t.Errorf("pause after the end: %v", err)
 	}
 }
@@ -224,7 +225,7 @@ func TestDialEnds(t *testing.T) {
 	if err := m.Kill(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-errs; !errors.Is(err, errEnded) {
+	if err := <-errs; !errors.Is(err, vmm.ErrEnded) {
 		t.Errorf("%v, want that the microVM has ended", err)
 	}
 }
@@ -443,11 +444,11 @@ func TestLeftoversAreReplaced(t *testing.T) {
 	if err := m.Release(); err != nil {
 		t.Fatal(err)
 	}
-	p, err := process.Open(process.Identity{PID: m.rec.PID, StartTime: m.rec.StartTime, BootID: m.rec.BootID})
+	p, err := process.Open(process.Identity{PID: m.Rec.PID, StartTime: m.Rec.StartTime, BootID: m.Rec.BootID})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := killAndWait(t.Context(), p); err != nil {
+	if err := vmm.KillAndWait(t.Context(), name, p); err != nil {
 		t.Fatal(err)
 	}
 	checkGuest(t, launch(t, e, spec))

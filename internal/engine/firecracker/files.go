@@ -14,12 +14,6 @@ import (
 	"github.com/agentkernel/agentkernel/internal/transport/hybridvsock"
 )
 
-// Bounds of the logs, in bytes.
-const (
-	maxConsoleLog = 1 << 20
-	maxVMMLog     = 128 << 10
-)
-
 // Names in the runtime directory, and in the root directory of a VMM that has one of its own.
 const (
 	socketsName = "sockets"
@@ -89,27 +83,6 @@ func (f runtimeFiles) link(resources []resource) error {
 		}
 	}
 	return nil
-}
-
-// logFiles are the two logs of a microVM.
-type logFiles struct{ console, output *vmmlog.Log }
-
-func openLogs(dir string, fresh bool) (logFiles, error) {
-	console, err := vmmlog.Open(filepath.Join(dir, "console.log"), maxConsoleLog, fresh)
-	if err != nil {
-		return logFiles{}, err
-	}
-	output, err := vmmlog.Open(filepath.Join(dir, "vmm.log"), maxVMMLog, fresh)
-	if err != nil {
-		console.Close()
-		return logFiles{}, err
-	}
-	return logFiles{console: console, output: output}, nil
-}
-
-func (l logFiles) close() {
-	l.console.Close()
-	l.output.Close()
 }
 
 // streams are what a Firecracker writes to: our ends.

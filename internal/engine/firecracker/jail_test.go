@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/agentkernel/agentkernel/internal/engine/confine"
+	"github.com/agentkernel/agentkernel/internal/engine/vmm"
 	"github.com/agentkernel/agentkernel/internal/process"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
@@ -145,14 +146,14 @@ func TestConfinedLeftovers(t *testing.T) {
 		}
 		m = launch(t, e, spec)
 		checkGuest(t, m)
-		p, err := process.Open(process.Identity{PID: m.rec.PID, StartTime: m.rec.StartTime, BootID: m.rec.BootID})
+		p, err := process.Open(process.Identity{PID: m.Rec.PID, StartTime: m.Rec.StartTime, BootID: m.Rec.BootID})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err := m.Release(); err != nil {
 			t.Fatal(err)
 		}
-		if err := killAndWait(t.Context(), p); err != nil { // while no daemon runs
+		if err := vmm.KillAndWait(t.Context(), name, p); err != nil { // while no daemon runs
 			t.Fatal(err)
 		}
 		if _, err := e.Adopt(t.Context(), spec, m.Record()); !errors.Is(err, sandbox.ErrGone) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/agentkernel/agentkernel/internal/engine/confine"
 	"github.com/agentkernel/agentkernel/internal/engine/firecracker/fcapi"
+	"github.com/agentkernel/agentkernel/internal/engine/vmm"
 	"github.com/agentkernel/agentkernel/internal/engine/vmmlog"
 	"github.com/agentkernel/agentkernel/internal/process"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
@@ -89,13 +90,13 @@ func (e *Engine) launch(ctx context.Context, bin binary, confined confinement, s
 		return nil, err
 	}
 	defer appeared.close()
-	logs, err := openLogs(spec.LogDir, true)
+	logs, err := vmmlog.OpenLogs(spec.LogDir, true)
 	if err != nil {
 		return nil, err
 	}
 	proc, streams, err := spawn(cmd, files, as)
 	if err != nil {
-		logs.close()
+		logs.Close()
 		return nil, err
 	}
 	forked := time.Now()
@@ -103,15 +104,15 @@ func (e *Engine) launch(ctx context.Context, bin binary, confined confinement, s
 	rec := sandbox.MachineRecord{Engine: engineName, Accelerator: accelKVM, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID}
 	m, err := e.attach(proc, rec, spec, logs, streams, false)
 	if err != nil {
-		return nil, errors.Join(err, killAndWait(ctx, proc))
+		return nil, errors.Join(err, vmm.KillAndWait(ctx, name, proc))
 	}
-	m.stages = []sandbox.Stage{{Name: "fork", Duration: forked.Sub(begin)}}
+	m.Parts = []sandbox.Stage{{Name: "fork", Duration: forked.Sub(begin)}}
 	if err := m.started(ctx, appeared, forked); err != nil {
 		return nil, errors.Join(err, m.Kill(context.WithoutCancel(ctx)))
 	}
-	if m.rec.Confinement, err = confine.Measure(id.PID); err != nil {
+	if m.Rec.Confinement, err = confine.Measure(id.PID); err != nil {
 		select {
-		case <-m.done: // the guest has ended already
+		case <-m.Done(): // the guest has ended already
 		default:
 			return nil, errors.Join(err, m.Kill(context.WithoutCancel(ctx)))
 		}
@@ -156,17 +157,17 @@ func spawn(cmd command, files runtimeFiles, as owner) (_ *process.Process, s str
 
 // started waits until Firecracker has started the guest.
 func (m *machine) started(ctx context.Context, appeared *dirWatch, forked time.Time) error {
-	alive, cancel := during(m.life, ctx)
+	alive, cancel := during(m.Life(), ctx)
 	defer cancel()
 	err := appeared.wait(alive, m.files.api)
 	var info fcapi.InstanceInfo
 	if err == nil {
-		m.stages = append(m.stages, sandbox.Stage{Name: "vmm-api", Duration: time.Since(forked)})
+		m.Parts = append(m.Parts, sandbox.Stage{Name: "vmm-api", Duration: time.Since(forked)})
 		listening := time.Now()
 		var c *fcapi.Client
 		if c, info, err = m.connect(alive); err == nil {
 			c.Close()
-			m.stages = append(m.stages, sandbox.Stage{Name: "vmm-start", Duration: time.Since(listening)})
+			m.Parts = append(m.Parts, sandbox.Stage{Name: "vmm-start", Duration: time.Since(listening)})
 		}
 	}
 	switch {
@@ -195,16 +196,16 @@ func (m *machine) explainFailure(ctx context.Context, err error) error {
 	timeout, cancel := context.WithTimeout(ctx, endTimeout)
 	defer cancel()
 	select {
-	case <-m.done:
+	case <-m.Done():
 	case <-timeout.Done():
 		return fmt.Errorf("talk to Firecracker: %w", err)
 	}
-	if m.exit.Code == 0 {
+	if m.Exit().Code == 0 {
 		return nil
 	}
-	detail := m.exit.Detail
+	detail := m.Exit().Detail
 	if detail == "" {
-		detail = fmt.Sprintf("it ended with code %d %s", m.exit.Code, m.exit.Signal)
+		detail = fmt.Sprintf("it ended with code %d %s", m.Exit().Code, m.Exit().Signal)
 	}
 	return sandbox.Errorf(sandbox.Failure, hintFor(detail), "start Firecracker: %s", detail)
 }

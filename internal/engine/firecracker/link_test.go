@@ -8,6 +8,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/agentkernel/agentkernel/internal/engine/vmm"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 	"github.com/agentkernel/agentkernel/internal/transport/hybridvsock"
 	"github.com/agentkernel/agentkernel/internal/unixsock"
@@ -122,8 +123,8 @@ func TestCloseEndsWaiting(t *testing.T) {
 		_, err := k.dial(t.Context(), 1) // no socket is there yet
 		errs <- err
 	}()
-	end(errEnded)
-	if err := <-errs; !errors.Is(err, errEnded) {
+	end(vmm.ErrEnded)
+	if err := <-errs; !errors.Is(err, vmm.ErrEnded) {
 		t.Errorf("%v, want that it has ended", err)
 	}
 	k.close()

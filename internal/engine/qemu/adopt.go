@@ -2,17 +2,13 @@ package qemu
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"time"
 
+	"github.com/agentkernel/agentkernel/internal/engine/vmm"
 	"github.com/agentkernel/agentkernel/internal/engine/vmmlog"
 	"github.com/agentkernel/agentkernel/internal/process"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
-
-// killTimeout is how long a QEMU that was sent SIGKILL may take to be gone; it may be in a write to a slow disk.
-const killTimeout = 30 * time.Second
 
 // Adopt takes over a QEMU that an earlier process of ours launched. It uses of spec the ID and the directories only.
 func (e *Engine) Adopt(ctx context.Context, spec sandbox.MachineSpec, rec sandbox.MachineRecord) (sandbox.Machine, error) {
@@ -20,43 +16,21 @@ func (e *Engine) Adopt(ctx context.Context, spec sandbox.MachineSpec, rec sandbo
 		return nil, fmt.Errorf("adopt a microVM: its record is of the engine %q", rec.Engine)
 	}
 	files := runtimeFilesIn(spec.RuntimeDir)
-	proc, err := process.Open(process.Identity{PID: rec.PID, StartTime: rec.StartTime, BootID: rec.BootID})
-	if errors.Is(err, process.ErrGone) {
-		if err := files.remove(); err != nil {
-			return nil, fmt.Errorf("remove the sockets of a VMM that is gone: %w", err)
+	return vmm.Adopt(rec, files.remove, func(proc *process.Process) (sandbox.Machine, error) {
+		logs, err := vmmlog.OpenLogs(spec.LogDir, false)
+		if err != nil {
+			return nil, err
 		}
-		return nil, sandbox.ErrGone
-	}
-	if err != nil {
-		return nil, fmt.Errorf("adopt a microVM: %w", err)
-	}
-	m, err := e.readopt(ctx, proc, rec, spec, files)
-	if err != nil {
-		select {
-		case <-proc.Done(): // it ended just now
-			return nil, errors.Join(sandbox.ErrGone, files.remove())
-		default:
+		m, err := e.attachAgain(ctx, proc, rec, spec, logs, files)
+		if err != nil {
+			logs.Close()
+			return nil, err
 		}
-		proc.Release()
-		return nil, fmt.Errorf("adopt a microVM: %w", err)
-	}
-	return m, nil
+		return m, nil
+	})
 }
 
-func (e *Engine) readopt(ctx context.Context, proc *process.Process, rec sandbox.MachineRecord, spec sandbox.MachineSpec, files runtimeFiles) (*machine, error) {
-	logs, err := openLogs(spec.LogDir, false)
-	if err != nil {
-		return nil, err
-	}
-	m, err := e.attachAgain(ctx, proc, rec, spec, logs, files)
-	if err != nil {
-		logs.close()
-		return nil, err
-	}
-	return m, nil
-}
-
-func (e *Engine) attachAgain(ctx context.Context, proc *process.Process, rec sandbox.MachineRecord, spec sandbox.MachineSpec, logs logFiles, files runtimeFiles) (*machine, error) {
+func (e *Engine) attachAgain(ctx context.Context, proc *process.Process, rec sandbox.MachineRecord, spec sandbox.MachineSpec, logs vmmlog.Logs, files runtimeFiles) (*machine, error) {
 	var s streams
 	output, err := vmmlog.OpenPipe(files.output)
 	if err != nil {
@@ -72,40 +46,5 @@ func (e *Engine) attachAgain(ctx context.Context, proc *process.Process, rec san
 
 // Sweep kills QEMUs of the sandbox that no record tells of, and removes what they leave.
 func (e *Engine) Sweep(ctx context.Context, spec sandbox.MachineSpec) error {
-	ids, err := process.FindByArg(marker(spec.ID))
-	if err != nil {
-		return fmt.Errorf("look for a QEMU without a record: %w", err)
-	}
-	for _, id := range ids {
-		proc, err := process.Open(id)
-		if errors.Is(err, process.ErrGone) {
-			continue
-		}
-		if err == nil {
-			e.log.Warn("killing a QEMU without a record", "sandbox", spec.ID, "pid", id.PID)
-			if err = killAndWait(ctx, proc); err != nil {
-				proc.Release()
-			}
-		}
-		if err != nil {
-			return fmt.Errorf("kill a QEMU without a record: %w", err)
-		}
-	}
-	if err := runtimeFilesIn(spec.RuntimeDir).remove(); err != nil {
-		return fmt.Errorf("remove the sockets of a QEMU without a record: %w", err)
-	}
-	return nil
-}
-func killAndWait(ctx context.Context, proc *process.Process) error {
-	if err := proc.Kill(); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
-	defer cancel()
-	select {
-	case <-proc.Done():
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("QEMU (pid %d) was killed and is not gone after %v", proc.Identity().PID, killTimeout)
-	}
+	return vmm.Sweep(ctx, e.log, name, marker(spec.ID), runtimeFilesIn(spec.RuntimeDir).remove)
 }

@@ -19,6 +19,9 @@ import (
 // engineName is Engine.Name, and what a MachineRecord of ours says.
 const engineName = "qemu"
 
+// name is what messages call the VMM.
+const name = "QEMU"
+
 // Options of New.
 type Options struct {
 	Log *slog.Logger

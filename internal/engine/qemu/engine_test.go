@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/agentkernel/agentkernel/internal/engine/vmm"
 	"github.com/agentkernel/agentkernel/internal/icount"
 	"github.com/agentkernel/agentkernel/internal/process"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
@@ -122,10 +123,10 @@ func TestGuestEnds(t *testing.T) {
 	if err := m.Kill(t.Context()); err != nil {
 		t.Errorf("kill after the end: %v", err)
 	}
-	if _, err := m.Dial(t.Context(), 1); !errors.Is(err, errEnded) {
+	if _, err := m.Dial(t.Context(), 1); !errors.Is(err, vmm.ErrEnded) {
 		t.Errorf("dial after the end: %v", err)
 	}
-	if err := m.Pause(t.Context()); !errors.Is(err, errEnded) {
+	if err := m.Pause(t.Context()); !errors.Is(err, vmm.ErrEnded) {
 		t.Errorf("pause after the end: %v", err)
 	}
 	for _, s := range m.Stages() {

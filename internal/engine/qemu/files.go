@@ -9,12 +9,6 @@ import (
 	"github.com/agentkernel/agentkernel/internal/unixsock"
 )
 
-// Bounds of the logs, in bytes.
-const (
-	maxConsoleLog = 1 << 20
-	maxVMMLog     = 128 << 10
-)
-
 // runtimeFiles are the paths in a microVM's runtime directory.
 type runtimeFiles struct {
 	qmp, link, console string // sockets

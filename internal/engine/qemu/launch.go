@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"time"
 
+	"github.com/agentkernel/agentkernel/internal/engine/vmm"
 	"github.com/agentkernel/agentkernel/internal/engine/vmmlog"
 	"github.com/agentkernel/agentkernel/internal/process"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
@@ -26,37 +26,16 @@ func (e *Engine) Launch(ctx context.Context, spec sandbox.MachineSpec) (sandbox.
 	return m, nil
 }
 
-// logFiles are the two logs of a microVM.
-type logFiles struct{ console, output *vmmlog.Log }
-
-func openLogs(dir string, fresh bool) (logFiles, error) {
-	console, err := vmmlog.Open(filepath.Join(dir, "console.log"), maxConsoleLog, fresh)
-	if err != nil {
-		return logFiles{}, err
-	}
-	output, err := vmmlog.Open(filepath.Join(dir, "vmm.log"), maxVMMLog, fresh)
-	if err != nil {
-		console.Close()
-		return logFiles{}, err
-	}
-	return logFiles{console: console, output: output}, nil
-}
-
-func (l logFiles) close() {
-	l.console.Close()
-	l.output.Close()
-}
-
 func (e *Engine) launch(ctx context.Context, cmd *command) (m *machine, err error) {
 	spec := cmd.spec
 	files := runtimeFilesIn(spec.RuntimeDir)
-	logs, err := openLogs(spec.LogDir, true)
+	logs, err := vmmlog.OpenLogs(spec.LogDir, true)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if m == nil {
-			logs.close()
+			logs.Close()
 			err = errors.Join(err, files.remove())
 		}
 	}()
@@ -73,12 +52,12 @@ func (e *Engine) launch(ctx context.Context, cmd *command) (m *machine, err erro
 	m, err = e.attach(proc, rec, spec, logs, streams)
 	if err != nil {
 		m = nil
-		return nil, errors.Join(err, killAndWait(ctx, proc))
+		return nil, errors.Join(err, vmm.KillAndWait(ctx, name, proc))
 	}
 	if err := m.started(ctx); err != nil {
 		return m, errors.Join(err, m.Kill(context.WithoutCancel(ctx)))
 	}
-	m.stages = []sandbox.Stage{{Name: "fork", Duration: forked.Sub(begin)}, {Name: "vmm-init", Duration: time.Since(forked)}}
+	m.Parts = []sandbox.Stage{{Name: "fork", Duration: forked.Sub(begin)}, {Name: "vmm-init", Duration: time.Since(forked)}}
 	e.log.Debug("launched", "sandbox", spec.ID, "pid", id.PID, "accelerator", cmd.accel)
 	return m, nil
 }
@@ -123,19 +102,19 @@ func (m *machine) started(ctx context.Context) error {
 		return fmt.Errorf("wait for QEMU: %w", context.Cause(ctx))
 	}
 	// Its monitor is closed: either it ends, or it does not speak QMP.
-	timeout, cancel := context.WithTimeout(ctx, killTimeout)
+	timeout, cancel := context.WithTimeout(ctx, vmm.KillTimeout)
 	defer cancel()
 	select {
-	case <-m.done:
+	case <-m.Done():
 	case <-timeout.Done():
 		return fmt.Errorf("talk to QEMU: %w", m.monitor.err)
 	}
-	if m.exit.Code == 0 {
+	if m.Exit().Code == 0 {
 		return nil // it ran, and the guest has ended already: Done and Exit say so
 	}
-	detail := m.exit.Detail
+	detail := m.Exit().Detail
 	if detail == "" {
-		detail = fmt.Sprintf("it ended with code %d %s", m.exit.Code, m.exit.Signal)
+		detail = fmt.Sprintf("it ended with code %d %s", m.Exit().Code, m.Exit().Signal)
 	}
 	return sandbox.Errorf(sandbox.Failure, hintFor(detail), "start QEMU: %s", detail)
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/agentkernel/agentkernel/internal/engine/vmm"
 	"github.com/agentkernel/agentkernel/internal/unixsock"
 )
 
@@ -75,12 +76,12 @@ func TestLinkReconnects(t *testing.T) {
 	if len(began) != 1 {
 		t.Errorf("no new session after the old one broke")
 	}
-	end(errEnded)
+	end(vmm.ErrEnded)
 	l.close()
 	if s := <-began; s.conn.Close() == nil {
 		t.Error("close leaves the session's connection open")
 	}
-	if _, err := l.dial(t.Context(), 1024); !errors.Is(err, errEnded) {
+	if _, err := l.dial(t.Context(), 1024); !errors.Is(err, vmm.ErrEnded) {
 		t.Errorf("%v, want that the microVM has ended", err)
 	}
 }
@@ -105,8 +106,8 @@ func TestLinkSilentGuest(t *testing.T) {
 		t.Errorf("%v, want that it was cancelled", err)
 	}
 	<-waiting // the second one has taken over
-	end(errEnded)
-	if err := <-second; !errors.Is(err, errEnded) {
+	end(vmm.ErrEnded)
+	if err := <-second; !errors.Is(err, vmm.ErrEnded) {
 		t.Errorf("%v, want that the microVM has ended", err)
 	}
 	l.close()
