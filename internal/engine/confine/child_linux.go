@@ -119,7 +119,7 @@ func (b Bind) mount(root string) error {
 	if err := unix.Statfs(to, &fs); err != nil {
 		return &os.PathError{Op: "statfs", Path: to, Err: err}
 	}
-	if err := unix.Mount("", to, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|mountFlags(int64(fs.Flags)), ""); err != nil {
+	if err := unix.Mount("", to, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|mountFlags(fs.Flags), ""); err != nil {
 		return &os.PathError{Op: "make read-only", Path: b.From, Err: err}
 	}
 	return nil

@@ -75,11 +75,9 @@ func (b *binaries) find(ctx context.Context) (binary, error) {
 	return binary{}, first
 }
 
-// errNoJailer is returned by jailerOf when there is none.
-var errNoJailer = errors.New("no jailer is installed")
-
-// jailerOf returns the jailer that belongs to a Firecracker: the one beside it or the first in PATH that is of the same version.
-func (b *binaries) jailerOf(ctx context.Context, bin binary) (binary, error) {
+// jailerOf returns the jailer that belongs to a Firecracker: the one beside it or the first in PATH that is of the same version. When
+// there are only others, the error is about the first of them.
+func (b *binaries) jailerOf(ctx context.Context, bin binary) (_ binary, found bool, _ error) {
 	var first error
 	for _, path := range candidates(filepath.Dir(bin.path), jailerProgram) {
 		jailer, err := b.look(ctx, path)
@@ -88,19 +86,16 @@ func (b *binaries) jailerOf(ctx context.Context, bin binary) (binary, error) {
 				"%s is of version %s, and %s of version %s: a jailer runs the Firecracker of its own release only", path, jailer.version, bin.path, bin.version)
 		}
 		if err == nil {
-			return jailer, nil
+			return jailer, true, nil
 		}
 		if ctx.Err() != nil {
-			return binary{}, context.Cause(ctx)
+			return binary{}, false, context.Cause(ctx)
 		}
 		if first == nil && !errors.Is(err, fs.ErrNotExist) {
 			first = err
 		}
 	}
-	if first == nil {
-		first = errNoJailer
-	}
-	return binary{}, first
+	return binary{}, false, first
 }
 
 // candidates are the paths where a program could be. A relative entry in PATH would let the current directory choose it, so

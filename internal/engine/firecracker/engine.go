@@ -28,7 +28,8 @@ type Options struct {
 	BinaryDir string
 	// KVMCache is the file that keeps the verdict on the host's KVM. Its directory is made when it is needed.
 	KVMCache string
-	// RequireJailer makes a launch fail that would not be under Firecracker's jailer.
+	// RequireJailer makes a launch fail that would not be under Firecracker's jailer. Whoever chooses among engines must not
+	// take another one then: none is confined as much.
 	RequireJailer bool
 }
 

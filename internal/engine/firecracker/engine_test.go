@@ -33,7 +33,7 @@ func newEngine(t *testing.T, mode string) *Engine {
 	t.Setenv("PATH", "")
 	e := New(Options{Log: slog.New(slog.DiscardHandler), BinaryDir: fakeDir(t, mode)})
 	e.probe = func(context.Context) (hostvirt.KVM, error) { return goodKVM, nil }
-	e.trial.done, e.trial.err = true, errors.New("namespaces are not for this test")
+	e.trial.done, e.trial.refusal = true, "namespaces are not for this test"
 	return e
 }
 

@@ -33,19 +33,22 @@ type confinement struct {
 
 // trial remembers whether this host lets us make namespaces.
 type trial struct {
-	mu   sync.Mutex
-	done bool
-	err  error
+	mu      sync.Mutex
+	done    bool
+	refusal string // why not; empty when it does
 }
 
-func (t *trial) result(ctx context.Context) error {
+func (t *trial) result(ctx context.Context) (refusal string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.done {
-		t.err = confine.Probe(ctx)
+		t.refusal = ""
+		if err := confine.Probe(ctx); err != nil {
+			t.refusal = err.Error()
+		}
 		t.done = ctx.Err() == nil
 	}
-	return t.err
+	return t.refusal
 }
 
 const rightsHint = "run the daemon outside of a container, or give the container CAP_SYS_ADMIN, CAP_MKNOD, CAP_SETUID, CAP_SETGID and CAP_CHOWN"
@@ -55,30 +58,33 @@ const rightsHint = "run the daemon outside of a container, or give the container
 func (e *Engine) confinement(ctx context.Context, bin binary) (confinement, error) {
 	c, err := e.mostConfined(ctx, bin)
 	if err == nil && e.requireJailer && c.kind != jailed {
-		err = sandbox.Errorf(sandbox.Unavailable, c.hint+"; or take require_jailer out of agentkernel's configuration",
-			"the configuration requires that Firecracker runs under its jailer, and it cannot: %s", c.why)
+		hint := "take require_jailer out of agentkernel's configuration"
+		if c.hint != "" {
+			hint = c.hint + "; or " + hint
+		}
+		err = sandbox.Errorf(sandbox.Unavailable, hint, "the configuration requires that Firecracker runs under its jailer, and it cannot: %s", c.why)
 	}
 	return c, err
 }
 
 func (e *Engine) mostConfined(ctx context.Context, bin binary) (confinement, error) {
-	err := e.trial.result(ctx)
+	refusal := e.trial.result(ctx)
 	if ctx.Err() != nil {
 		return confinement{}, context.Cause(ctx)
 	}
 	if os.Geteuid() != 0 {
-		if err != nil {
-			return confinement{why: "this user cannot make namespaces: " + err.Error(), hint: confine.UserNamespaceHint()}, nil
+		if refusal != "" {
+			return confinement{why: "this user cannot make namespaces: " + refusal, hint: confine.UserNamespaceHint()}, nil
 		}
 		return confinement{kind: namespaces, why: "the jailer needs root's rights", hint: "run the daemon as root"}, nil
 	}
-	jailer, missing := e.binaries.jailerOf(ctx, bin)
+	jailer, found, err := e.binaries.jailerOf(ctx, bin)
 	switch {
-	case missing != nil && !errors.Is(missing, errNoJailer):
-		return confinement{}, missing
 	case err != nil:
-		return confinement{why: "this root lacks rights: " + err.Error(), hint: rightsHint}, nil
-	case missing != nil:
+		return confinement{}, err
+	case refusal != "":
+		return confinement{why: "this root lacks rights: " + refusal, hint: rightsHint}, nil
+	case !found:
 		return confinement{kind: namespaces, why: fmt.Sprintf("there is no jailer beside %s or in PATH", bin.path), hint: jailerHint}, nil
 	}
 	return confinement{kind: jailed, jailer: jailer}, nil

@@ -23,7 +23,7 @@ var realJailer = flag.String("jailer", "", "a jailer v1.16.1 to use in the place
 func confinedEngine(t *testing.T, want kind) *Engine {
 	t.Helper()
 	e := newEngine(t, modeGood)
-	e.trial.done, e.trial.err = false, nil
+	e.trial.done, e.trial.refusal = false, ""
 	if want == jailed {
 		if os.Geteuid() != 0 {
 			t.Skip("the jailer needs root")
@@ -215,7 +215,7 @@ func TestJailerCannotBeUsed(t *testing.T) {
 	}
 	noRights := func(t *testing.T, e *Engine) {
 		script("#!/bin/sh\necho Jailer v1.16.1\n", 0o755)(t, e)
-		e.trial.err = errors.New("make namespaces: operation not permitted")
+		e.trial.refusal = "make namespaces: operation not permitted"
 	}
 	for _, tc := range []struct {
 		name         string
@@ -235,7 +235,7 @@ func TestJailerCannotBeUsed(t *testing.T) {
 				t.Skip("without root no jailer is looked for")
 			}
 			e := newEngine(t, modeGood)
-			e.trial.done, e.trial.err = true, nil
+			e.trial.done, e.trial.refusal = true, ""
 			tc.prepare(t, e)
 			if c := e.Capabilities(t.Context()); c.Usable == tc.fails {
 				t.Errorf("%+v when no jailer is required", c)

@@ -83,18 +83,18 @@ func (v *VMM) Life() context.Context { return v.life }
 // watch waits for the end of the VMM, or for Release, and then ends all that belongs to the machine.
 func (v *VMM) watch() {
 	defer close(v.finished)
-	why, stop := ErrEnded, (*vmmlog.Recorder).Finish // the streams end with it: what it said last is read before they do
+	ended, why, stop := true, ErrEnded, (*vmmlog.Recorder).Finish // the streams end with it: what it said last is read before they do
 	select {
 	case <-v.Proc.Done():
 	case <-v.release:
-		why, stop = ErrReleased, (*vmmlog.Recorder).Stop
+		ended, why, stop = false, ErrReleased, (*vmmlog.Recorder).Stop
 	}
 	stop(v.console)
 	stop(v.output)
 	if v.hooks.Settle != nil {
-		v.hooks.Settle(why == ErrEnded)
+		v.hooks.Settle(ended)
 	}
-	if why == ErrReleased {
+	if !ended {
 		v.Proc.Release()
 	}
 	v.endLife(why)
