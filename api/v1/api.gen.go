@@ -71,6 +71,42 @@ func (e ErrorCode) Valid() bool {
 	}
 }
 
+// Defines values for EventType.
+const (
+	EventTypeExecEnd        EventType = "exec.end"
+	EventTypeExecStart      EventType = "exec.start"
+	EventTypeGuestOom       EventType = "guest.oom"
+	EventTypeLost           EventType = "lost"
+	EventTypeSandboxIdle    EventType = "sandbox.idle"
+	EventTypeSandboxRemoved EventType = "sandbox.removed"
+	EventTypeSandboxState   EventType = "sandbox.state"
+	EventTypeVmmEnd         EventType = "vmm.end"
+)
+
+// Valid indicates whether the value is a known member of the EventType enum.
+func (e EventType) Valid() bool {
+	switch e {
+	case EventTypeExecEnd:
+		return true
+	case EventTypeExecStart:
+		return true
+	case EventTypeGuestOom:
+		return true
+	case EventTypeLost:
+		return true
+	case EventTypeSandboxIdle:
+		return true
+	case EventTypeSandboxRemoved:
+		return true
+	case EventTypeSandboxState:
+		return true
+	case EventTypeVmmEnd:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ExecControlType.
 const (
 	Resize     ExecControlType = "resize"
@@ -166,6 +202,10 @@ type CreateRequest struct {
 	// DiskMib Virtual size of the sandbox's own disk
 	DiskMib *int `json:"disk_mib,omitempty"`
 
+	// IdleTimeoutMs Stop the running sandbox when nothing happened in it for so long: no command that was run through this API, no copy,
+	// no forwarded connection. At least 1000; 0: never. A daemon that is started anew counts anew.
+	IdleTimeoutMs *int64 `json:"idle_timeout_ms,omitempty"`
+
 	// Image Name of an image in the store, or absolute path of an image file; nothing is pulled
 	Image     *string `json:"image,omitempty"`
 	MemoryMib *int    `json:"memory_mib,omitempty"`
@@ -207,6 +247,53 @@ type Error struct {
 
 // ErrorCode defines model for Error.Code.
 type ErrorCode string
+
+// Event defines model for Event.
+type Event struct {
+	// Argv exec: cut to 64 arguments and 1 KiB, with … for what is left out
+	Argv *[]string `json:"argv,omitempty"`
+
+	// Count lost: how many events, absent when nobody knows; guest.oom: kills since the last such event
+	Count *int64 `json:"count,omitempty"`
+
+	// DurationMs exec.end
+	DurationMs *float64 `json:"duration_ms,omitempty"`
+	ExecId     *string  `json:"exec_id,omitempty"`
+
+	// ExitCode exec.end: when no signal ended it
+	ExitCode *int `json:"exit_code,omitempty"`
+
+	// From sandbox.state: absent for a new sandbox
+	From *string `json:"from,omitempty"`
+
+	// Pid exec.start, guest.oom: process id in the guest
+	Pid *int `json:"pid,omitempty"`
+
+	// Process guest.oom: the killed process
+	Process *string `json:"process,omitempty"`
+
+	// Reason Why it failed or was stopped; how the VMM ended; why there is no exit code
+	Reason *string `json:"reason,omitempty"`
+
+	// Sandbox Its name
+	Sandbox   *string `json:"sandbox,omitempty"`
+	SandboxId *string `json:"sandbox_id,omitempty"`
+
+	// Seq Grows by one with each event, and goes on growing when the daemon is started anew
+	Seq int64 `json:"seq"`
+
+	// Signal exec.end: the signal that ended it
+	Signal   *int      `json:"signal,omitempty"`
+	Time     time.Time `json:"time"`
+	TimedOut *bool     `json:"timed_out,omitempty"`
+
+	// To sandbox.state
+	To   *string   `json:"to,omitempty"`
+	Type EventType `json:"type"`
+}
+
+// EventType defines model for Event.Type.
+type EventType string
 
 // ExecControl defines model for ExecControl.
 type ExecControl struct {
@@ -324,6 +411,7 @@ type Sandbox struct {
 	// GuestInstructions Guest instructions up to readiness, when counted
 	GuestInstructions *int64 `json:"guest_instructions,omitempty"`
 	Id                string `json:"id"`
+	IdleTimeoutMs     *int64 `json:"idle_timeout_ms,omitempty"`
 	Image             string `json:"image"`
 
 	// ImageConfig What a container image says about how programs run in it; exec takes env, user and working_dir from it
@@ -339,7 +427,7 @@ type Sandbox struct {
 	Pid     *int    `json:"pid,omitempty"`
 	Project *string `json:"project,omitempty"`
 
-	// Reason Why it failed
+	// Reason Why it failed, or was stopped without a request
 	Reason *string `json:"reason,omitempty"`
 
 	// Stages Where the time of the last start went
@@ -383,6 +471,21 @@ type Name = string
 type StopDaemonParams struct {
 	// IfIdle Refuse with `conflict` while a request other than this one is under way.
 	IfIdle *bool `form:"if_idle,omitempty" json:"if_idle,omitempty"`
+}
+
+// GetEventsParams defines parameters for GetEvents.
+type GetEventsParams struct {
+	// Since Begin with what is remembered after the event of this number, or from this RFC 3339 time on.
+	Since *string `form:"since,omitempty" json:"since,omitempty"`
+
+	// Until End the stream at this RFC 3339 time; when it is in the past, after what is remembered up to it.
+	Until *time.Time `form:"until,omitempty" json:"until,omitempty"`
+
+	// Sandbox Only events of the sandbox of this name or id; may be given more than once.
+	Sandbox *[]string `form:"sandbox,omitempty" json:"sandbox,omitempty"`
+
+	// Type Only events of this type; may be given more than once.
+	Type *[]string `form:"type,omitempty" json:"type,omitempty"`
 }
 
 // RemoveSandboxParams defines parameters for RemoveSandbox.
@@ -490,6 +593,15 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/daemon/stop (the `StopDaemon` operationId).
 	StopDaemon(ctx context.Context, params *StopDaemonParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// GetEvents What happens to sandboxes, as it happens (NDJSON)
+	//
+	// One `Event` a line. The response's header is sent when the stream has begun: all that happens from then on is in it.
+	// The daemon remembers the last 2048 events, and a client that reads too slowly gets an event of type `lost` in place
+	// of those that it missed.
+	//
+	// Corresponds with GET /v1/events (the `GetEvents` operationId).
+	GetEvents(ctx context.Context, params *GetEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// GetHost What this host lets each engine do
 	//
 	// Corresponds with GET /v1/host (the `GetHost` operationId).
@@ -576,6 +688,25 @@ type ClientInterface interface {
 // Corresponds with POST /v1/daemon/stop (the `StopDaemon` operationId).
 func (c *Client) StopDaemon(ctx context.Context, params *StopDaemonParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewStopDaemonRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetEvents What happens to sandboxes, as it happens (NDJSON)
+//
+// One `Event` a line. The response's header is sent when the stream has begun: all that happens from then on is in it.
+// The daemon remembers the last 2048 events, and a client that reads too slowly gets an event of type `lost` in place
+// of those that it missed.
+//
+// Corresponds with GET /v1/events (the `GetEvents` operationId).
+func (c *Client) GetEvents(ctx context.Context, params *GetEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetEventsRequest(c.Server, params)
 	if err != nil {
 		return nil, err
 	}
@@ -821,6 +952,96 @@ func NewStopDaemonRequest(server string, params *StopDaemonParams) (*http.Reques
 	}
 
 	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetEventsRequest constructs an http.Request for the GetEvents method
+func NewGetEventsRequest(server string, params *GetEventsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/events")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Since != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "since", *params.Since, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Until != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "until", *params.Until, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Sandbox != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sandbox", *params.Sandbox, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Type != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "type", *params.Type, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -1299,6 +1520,17 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/daemon/stop (the `StopDaemon` operationId).
 	StopDaemonWithResponse(ctx context.Context, params *StopDaemonParams, reqEditors ...RequestEditorFn) (*StopDaemonResponse, error)
 
+	// GetEventsWithResponse What happens to sandboxes, as it happens (NDJSON)
+	//
+	// One `Event` a line. The response's header is sent when the stream has begun: all that happens from then on is in it.
+	// The daemon remembers the last 2048 events, and a client that reads too slowly gets an event of type `lost` in place
+	// of those that it missed.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/events (the `GetEvents` operationId).
+	GetEventsWithResponse(ctx context.Context, params *GetEventsParams, reqEditors ...RequestEditorFn) (*GetEventsResponse, error)
+
 	// GetHostWithResponse What this host lets each engine do
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -1431,6 +1663,47 @@ func (r StopDaemonResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r StopDaemonResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetEventsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r GetEventsResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetEventsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetEventsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetEventsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetEventsResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -1911,6 +2184,23 @@ func (c *ClientWithResponses) StopDaemonWithResponse(ctx context.Context, params
 	return ParseStopDaemonResponse(rsp)
 }
 
+// GetEventsWithResponse What happens to sandboxes, as it happens (NDJSON)
+//
+// One `Event` a line. The response's header is sent when the stream has begun: all that happens from then on is in it.
+// The daemon remembers the last 2048 events, and a client that reads too slowly gets an event of type `lost` in place
+// of those that it missed.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/events (the `GetEvents` operationId).
+func (c *ClientWithResponses) GetEventsWithResponse(ctx context.Context, params *GetEventsParams, reqEditors ...RequestEditorFn) (*GetEventsResponse, error) {
+	rsp, err := c.GetEvents(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetEventsResponse(rsp)
+}
+
 // GetHostWithResponse What this host lets each engine do
 //
 // Returns a wrapper object for the known response body format(s).
@@ -2090,6 +2380,32 @@ func ParseStopDaemonResponse(rsp *http.Response) (*StopDaemonResponse, error) {
 	case rsp.StatusCode == 202:
 		break // No content-type
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetEventsResponse parses an HTTP response from a GetEventsWithResponse call
+func ParseGetEventsResponse(rsp *http.Response) (*GetEventsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetEventsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Error
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -2422,6 +2738,9 @@ type ServerInterface interface {
 	// StopDaemon End the daemon
 	// (POST /v1/daemon/stop)
 	StopDaemon(w http.ResponseWriter, r *http.Request, params StopDaemonParams)
+	// GetEvents What happens to sandboxes, as it happens (NDJSON)
+	// (GET /v1/events)
+	GetEvents(w http.ResponseWriter, r *http.Request, params GetEventsParams)
 	// GetHost What this host lets each engine do
 	// (GET /v1/host)
 	GetHost(w http.ResponseWriter, r *http.Request)
@@ -2487,6 +2806,78 @@ func (siw *ServerInterfaceWrapper) StopDaemon(w http.ResponseWriter, r *http.Req
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.StopDaemon(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetEvents operation middleware
+func (siw *ServerInterfaceWrapper) GetEvents(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetEventsParams
+
+	// ------------- Optional query parameter "since" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "since"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "since", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "until" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "until", r.URL.Query(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "until"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "until", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "sandbox" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sandbox", r.URL.Query(), &params.Sandbox, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "sandbox"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "sandbox", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "type" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "type", r.URL.Query(), &params.Type, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "type"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "type", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetEvents(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2900,6 +3291,7 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/sandboxes/{name}/stop", wrapper.StopSandbox)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/sandboxes/{name}/logs", wrapper.GetLogs)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/sandboxes/{name}/exec", wrapper.Exec)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/events", wrapper.GetEvents)
 
 	return m
 }

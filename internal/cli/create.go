@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
@@ -24,6 +25,7 @@ const configFile = "agentkernel.toml"
 type createFlags struct {
 	image, agent, arch, memory, disk, project, config, pull string
 	vcpus                                                   int
+	idleTimeout                                             time.Duration
 	vsockCID                                                uint32
 }
 
@@ -35,6 +37,7 @@ func (f *createFlags) register(cmd *cobra.Command) {
 	fs.IntVar(&f.vcpus, "vcpus", 0, fmt.Sprintf("number of virtual CPUs, 1 to %d (default %d)", sandbox.MaxVCPUs, sandbox.DefaultVCPUs))
 	fs.StringVarP(&f.memory, "memory", "m", "", fmt.Sprintf("memory, such as 512M or 2G (default %dM)", sandbox.DefaultMemoryMiB))
 	fs.StringVar(&f.disk, "disk", "", fmt.Sprintf("size of the sandbox's own disk, such as 20G (default %dG)", sandbox.DefaultDiskMiB/1024))
+	fs.DurationVar(&f.idleTimeout, "idle-timeout", 0, "stop it when nothing happened in it for so long, such as 30m (default never)")
 	fs.Uint32Var(&f.vsockCID, "vsock-cid", 0, "vsock CID (default: assigned)")
 	fs.StringVar(&f.project, "project", "", "directory to copy to /workspace; it is never changed")
 	fs.StringVar(&f.config, "config", "", "configuration file (default "+configFile+" of the project, or of this directory)")
@@ -75,6 +78,9 @@ func (f *createFlags) request(e *env, cmd *cobra.Command, name string) (client.C
 			return req, err
 		}
 	}
+	if changed("idle-timeout") {
+		spec.IdleTimeoutMs = f.idleTimeout.Milliseconds()
+	}
 	if changed("vsock-cid") {
 		spec.VsockCID = f.vsockCID
 	}
@@ -92,6 +98,9 @@ func (f *createFlags) request(e *env, cmd *cobra.Command, name string) (client.C
 	}
 	req = client.CreateRequest{
 		Name: spec.Name, Image: &spec.Image, Vcpus: &spec.VCPUs, MemoryMib: &spec.MemoryMiB, DiskMib: &spec.DiskMiB,
+	}
+	if spec.IdleTimeoutMs != 0 {
+		req.IdleTimeoutMs = &spec.IdleTimeoutMs
 	}
 	if spec.Agent != "" {
 		req.Agent = &spec.Agent

@@ -117,6 +117,9 @@ func (e *env) show(sb client.Sandbox) {
 	row("disk", fmt.Sprintf("%d MiB", sb.DiskMib))
 	row("vsock CID", sb.VsockCid)
 	text("project", sb.Project)
+	if sb.IdleTimeoutMs != nil {
+		row("idle timeout", time.Duration(*sb.IdleTimeoutMs)*time.Millisecond)
+	}
 	if sb.Engine != nil {
 		row("engine", *sb.Engine+" ("+*sb.Accelerator+")")
 	}

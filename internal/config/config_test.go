@@ -37,6 +37,7 @@ func TestParse(t *testing.T) {
 		"empty":          {"", File{}},
 		"everything":     {seed, File{Name: "my-project", Rootfs: "python", Agent: "claude", VCPUs: 2, MemoryMiB: 512, VsockCID: 3}},
 		"dotted":         {"sandbox.name = 'a'\nresources.vcpus = 0x4", File{Name: "a", VCPUs: 4}},
+		"disk and idle":  {"[sandbox]\nidle_timeout = \"90s\"\n[resources]\ndisk_mb = 2048", File{DiskMiB: 2048, IdleTimeoutMs: 90_000}},
 		"inline":         {"resources = {vcpus = 3, memory_mb = 1_024}", File{VCPUs: 3, MemoryMiB: 1024}},
 		"path":           {"[sandbox]\nrootfs = './images/my.ext4'", File{Rootfs: "./images/my.ext4"}},
 		"CRLF, BOM-less": {"[agent]\r\npreferred = \"codex\"\r\n", File{Agent: "codex"}},
@@ -53,7 +54,7 @@ func TestParseErrors(t *testing.T) {
 	for name, tc := range map[string]struct{ in, want string }{
 		"unknown key": {
 			"[resources]\nvcpus = 1\n  memory = 512",
-			`f:3:3: unknown key "memory" in [resources]; valid keys are vcpus, memory_mb`,
+			`f:3:3: unknown key "memory" in [resources]; valid keys are vcpus, memory_mb, disk_mb`,
 		},
 		"unknown section":      {"[sandbox]\n[security]\nx = 1", `f:2:2: unknown section [security]; valid sections are [sandbox], [agent], [resources], [network]`},
 		"key without section":  {"\nname = 'a'", `f:2:1: unknown key "name" outside of a section; valid sections are [sandbox], [agent], [resources], [network]`},
@@ -68,6 +69,9 @@ func TestParseErrors(t *testing.T) {
 		"empty name":           {"[sandbox]\nname = ''", `f:2:8: a sandbox's name is empty; give it a name such as my-project`},
 		"no vcpus":             {"[resources]\nvcpus = 0", `f:2:9: vcpus 0 cannot be had; ask for 1 to 32`},
 		"too many vcpus":       {"resources = {vcpus = 9223372036854775807}", `f:1:22: vcpus 2147483647 cannot be had; ask for 1 to 32`},
+		"little disk":          {"[resources]\ndisk_mb = 8", `f:2:11: a disk of 8 MiB cannot be had; ask for 64 MiB to 16 TiB`},
+		"idle soon":            {"[sandbox]\nidle_timeout = \"0.5s\"", `f:2:16: an idle timeout of 500 ms cannot be had; use 1 s to 365 days, or 0 for none`},
+		"idle at no time":      {"[sandbox]\nidle_timeout = \"soon\"", `f:2:16: idle_timeout "soon" is not a duration; write it as 30m or 2h, or leave it out`},
 		"little memory":        {"[resources]\nmemory_mb = 8", `f:2:13: memory of 8 MiB is too little for a microVM; ask for at least 64 MiB`},
 		"negative memory":      {"[resources]\nmemory_mb = -1", `f:2:13: memory of -1 MiB is too little for a microVM; ask for at least 64 MiB`},
 		"CID 0":                {"[network]\nvsock_cid = 0", `f:2:13: vsock_cid 0 cannot be used; use 3 to 4294967294, or leave it out to have one assigned`},
@@ -81,7 +85,7 @@ func TestParseErrors(t *testing.T) {
 		"syntax":               {"[sandbox]\nname = \n", "f:2:"},
 		"twice":                {"[sandbox]\nname = 'a'\nname = 'b'", "f:3:1: "},
 		"not UTF-8":            {"[sandbox]\nname = '\xff'", "f:2:9: "},
-		"deep key":             {"[sandbox]\n" + strings.Repeat("a.", 30000) + "a = 1", `f:2:1: unknown key "a" in [sandbox]; valid keys are name, rootfs`},
+		"deep key":             {"[sandbox]\n" + strings.Repeat("a.", 30000) + "a = 1", `f:2:1: unknown key "a" in [sandbox]; valid keys are name, rootfs, idle_timeout`},
 		"deep array":           {"[sandbox]\nname = " + strings.Repeat("[", 5000) + strings.Repeat("]", 5000), `f:2:1: name must be a string, such as name = "my-project", and not an array`},
 		"too large":            {strings.Repeat("#\n", maxSize), "f: it has more than 65536 bytes"},
 	} {

@@ -13,7 +13,10 @@ type File struct {
 	Agent     string // [agent] preferred, one of sandbox.Agents
 	VCPUs     int    // [resources] vcpus
 	MemoryMiB int    // [resources] memory_mb
-	VsockCID  uint32 // [network] vsock_cid
+	DiskMiB   int    // [resources] disk_mb
+
+	IdleTimeoutMs int64  // [sandbox] idle_timeout
+	VsockCID      uint32 // [network] vsock_cid
 }
 
 // Spec is what the file asks for, with the defaults for what it leaves open. Name, Arch and Project may still be empty.
@@ -21,7 +24,7 @@ func (f File) Spec() sandbox.Spec {
 	s := sandbox.Spec{
 		Name: f.Name, Image: sandbox.DefaultImage, Agent: f.Agent,
 		VCPUs: sandbox.DefaultVCPUs, MemoryMiB: sandbox.DefaultMemoryMiB, DiskMiB: sandbox.DefaultDiskMiB,
-		VsockCID: f.VsockCID,
+		VsockCID: f.VsockCID, IdleTimeoutMs: f.IdleTimeoutMs,
 	}
 	if f.Rootfs != "" {
 		s.Image = f.Rootfs
@@ -31,6 +34,9 @@ func (f File) Spec() sandbox.Spec {
 	}
 	if f.MemoryMiB != 0 {
 		s.MemoryMiB = f.MemoryMiB
+	}
+	if f.DiskMiB != 0 {
+		s.DiskMiB = f.DiskMiB
 	}
 	return s
 }
@@ -50,6 +56,8 @@ func Template(name, agent, image string) []byte {
 ` + line("name", name, "my-project") + `
 # Name of an image (agentkernel image list), or path of an image file in this directory.
 ` + line("rootfs", image, sandbox.DefaultImage) + `
+# Stop the sandbox when nothing happened in it for so long.
+# idle_timeout = "30m"
 
 [agent]
 # claude, gemini, codex or opencode
@@ -58,6 +66,8 @@ func Template(name, agent, image string) []byte {
 [resources]
 vcpus = ` + strconv.Itoa(sandbox.DefaultVCPUs) + `
 memory_mb = ` + strconv.Itoa(sandbox.DefaultMemoryMiB) + `
+# Size of the sandbox's own disk, which takes on the host what is written to it.
+# disk_mb = ` + strconv.Itoa(sandbox.DefaultDiskMiB) + `
 
 [network]
 # Assigned when it is left out.

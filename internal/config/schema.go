@@ -6,6 +6,7 @@ import (
 	"math"
 	"path/filepath"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/agentkernel/agentkernel/internal/sandbox"
@@ -38,6 +39,7 @@ func schema() []section {
 		{"sandbox", []key{
 			{"name", "my-project", setName},
 			{"rootfs", sandbox.DefaultImage, setRootfs},
+			{"idle_timeout", "30m", setIdleTimeout},
 		}},
 		{"agent", []key{
 			{"preferred", sandbox.Agents[0], setAgent},
@@ -45,6 +47,7 @@ func schema() []section {
 		{"resources", []key{
 			{"vcpus", int64(2), setVCPUs},
 			{"memory_mb", int64(sandbox.DefaultMemoryMiB), setMemory},
+			{"disk_mb", int64(sandbox.DefaultDiskMiB), setDisk},
 		}},
 		{"network", []key{
 			{"vsock_cid", int64(sandbox.MinVsockCID), setCID},
@@ -123,6 +126,20 @@ func setVCPUs(f *File, value any) string {
 func setMemory(f *File, value any) string {
 	f.MemoryMiB = toInt(value)
 	return check(func(s *sandbox.Spec) { s.MemoryMiB = f.MemoryMiB })
+}
+
+func setDisk(f *File, value any) string {
+	f.DiskMiB = toInt(value)
+	return check(func(s *sandbox.Spec) { s.DiskMiB = f.DiskMiB })
+}
+
+func setIdleTimeout(f *File, value any) string {
+	d, err := time.ParseDuration(value.(string))
+	if err != nil || d <= 0 { // 0 means none to a Spec, and is wrong here
+		return fmt.Sprintf("idle_timeout %.40q is not a duration; write it as 30m or 2h, or leave it out", value)
+	}
+	f.IdleTimeoutMs = max(d.Milliseconds(), 1)
+	return check(func(s *sandbox.Spec) { s.IdleTimeoutMs = f.IdleTimeoutMs })
 }
 
 func setCID(f *File, value any) string {

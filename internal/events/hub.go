@@ -7,7 +7,7 @@ import (
 )
 
 // Kept is how many events a Hub of the daemon remembers.
-const Kept = 4096
+const Kept = 2048
 
 // Hub keeps the last events and wakes its readers. Its methods may be called from any goroutine, and never wait for a
 // reader. A Hub has no goroutine of its own.

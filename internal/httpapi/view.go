@@ -32,6 +32,9 @@ func view(rec sandbox.Record) apiv1.Sandbox {
 			StopSignal: optional(c.StopSignal), ExposedPorts: optional(c.ExposedPorts), Volumes: optional(c.Volumes),
 		}
 	}
+	if rec.Spec.IdleTimeoutMs != 0 {
+		v.IdleTimeoutMs = &rec.Spec.IdleTimeoutMs
+	}
 	if m := rec.Machine; m != nil {
 		v.Engine, v.Accelerator, v.Pid = &m.Engine, &m.Accelerator, &m.PID
 		v.Confinement = optional(m.Confinement)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/agentkernel/agentkernel/internal/events"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
 
@@ -44,6 +45,7 @@ func (m *Manager) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Record
 		return sandbox.Record{}, err
 	}
 	m.byName[spec.Name] = newBox(rec)
+	m.moved(rec, "")
 	m.log.Info("created", "sandbox", spec.Name, "id", rec.ID, "image", rec.Image.Digest)
 	return rec, nil
 }
@@ -150,5 +152,6 @@ func (m *Manager) forget(b *box, rec sandbox.Record) error {
 	delete(m.byName, rec.Spec.Name)
 	delete(m.cids, rec.Spec.VsockCID)
 	m.mu.Unlock()
+	m.publish(rec, events.Event{Type: events.Removed})
 	return nil
 }

@@ -2,11 +2,14 @@ package manager
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/agentkernel/agentkernel/internal/events"
 	"github.com/agentkernel/agentkernel/internal/guestrpc"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
@@ -89,11 +92,13 @@ type Exec struct {
 	machine sandbox.Machine
 	watched <-chan struct{}
 	closed  atomic.Bool
+	told    execEvents
 }
 
 // Close ends the command when it still runs, and frees what belongs to it.
 func (x *Exec) Close() error {
 	x.closed.Store(true)
+	x.told.end(events.Event{Reason: "the client went away"})
 	return x.Exec.Close()
 }
 
@@ -103,14 +108,22 @@ func (m *Manager) Exec(ctx context.Context, name string, spec guestrpc.ExecSpec)
 	if err != nil {
 		return nil, err
 	}
+	done, err := r.b.use()
+	if err != nil {
+		return nil, err
+	}
 	x := &Exec{m: m, b: r.b, g: r.guest, id: newID(), began: time.Now(), machine: r.machine, watched: r.watched}
 	client, err := x.g.control(ctx)
 	if err != nil {
+		done()
 		return nil, x.explain(err)
 	}
-	spec = withImage(spec, r.b.record())
+	rec := r.b.record()
+	spec = withImage(spec, rec)
+	x.told = execEvents{m: m, rec: rec, id: x.id, argv: events.Argv(spec.Argv), began: x.began, done: done}
 	spec.ID = x.id
 	if x.Exec, err = client.Exec(ctx, spec); err != nil {
+		done()
 		return nil, x.explain(err)
 	}
 	return x, nil
@@ -120,11 +133,16 @@ func (m *Manager) Exec(ctx context.Context, name string, spec guestrpc.ExecSpec)
 func (x *Exec) Recv() (guestrpc.Event, error) {
 	ev, err := x.Exec.Recv()
 	if err != nil {
-		return ev, x.explain(err)
+		if !errors.Is(err, io.EOF) { // after the last event
+			err = x.explain(err)
+			x.told.end(events.Event{Reason: err.Error()})
+		}
+		return ev, err
 	}
 	if _, ok := ev.(guestrpc.Exited); ok {
 		x.m.timeFirstExec(x.b, time.Since(x.began))
 	}
+	x.told.event(ev)
 	return ev, nil
 }
 

@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/agentkernel/agentkernel/internal/events"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 	"github.com/agentkernel/agentkernel/internal/store"
 )
@@ -48,8 +49,9 @@ type Deps struct {
 
 // Manager owns all sandboxes of one state directory.
 type Manager struct {
-	d   Deps
-	log *slog.Logger
+	d      Deps
+	log    *slog.Logger
+	events *events.Hub
 
 	mu       sync.Mutex // guards what follows, and is never held while waiting
 	byName   map[string]*box
@@ -76,13 +78,14 @@ type box struct {
 	removed     bool
 	started     time.Time // monotonic; when the guest agent became ready
 	firstExec   bool      // whether the first exec since the start has been timed
+	idle        idleness
 }
 
 // New returns a manager that knows no sandbox yet: call Reconcile before anything else.
 func New(d Deps) *Manager {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Manager{
-		d: d, log: d.Log, ctx: ctx, cancel: cancel,
+		d: d, log: d.Log, events: events.NewHub(events.Kept), ctx: ctx, cancel: cancel,
 		byName: map[string]*box{}, reserved: map[string]bool{}, cids: map[uint32]bool{},
 	}
 }
@@ -141,6 +144,7 @@ func (m *Manager) Close() {
 		b.mu.Lock()
 		machine, g := b.machine, b.guest
 		b.machine, b.guest = nil, nil
+		b.stopIdleTimer()
 		b.mu.Unlock()
 		g.close()
 		if machine == nil {
@@ -200,14 +204,19 @@ func (b *box) record() sandbox.Record {
 // move changes the record to another state, with change applied to it, on disk first. The caller holds op.
 func (m *Manager) move(b *box, to sandbox.State, change func(*sandbox.Record)) error {
 	rec := b.record()
-	if err := sandbox.Next(rec.Spec.Name, rec.State, to); err != nil {
+	from := rec.State
+	if err := sandbox.Next(rec.Spec.Name, from, to); err != nil {
 		return err
 	}
 	rec.State = to
 	if change != nil {
 		change(&rec)
 	}
-	return m.save(b, rec)
+	if err := m.save(b, rec); err != nil {
+		return err
+	}
+	m.moved(rec, from)
+	return nil
 }
 
 func (m *Manager) save(b *box, rec sandbox.Record) error {
@@ -227,11 +236,14 @@ func (m *Manager) settle(b *box, to sandbox.State, reason string) {
 		rec.State, rec.Reason, rec.Machine, rec.FinishedAt = to, reason, nil, time.Now().UTC()
 	}
 	b.mu.Lock()
+	from := b.rec.State
 	change(&b.rec)
 	rec := b.rec
 	b.machine, b.guest = nil, nil
+	b.stopIdleTimer()
 	b.mu.Unlock()
 	if err := m.d.Store.Save(rec); err != nil {
 		m.log.Error("record the end of a microVM", "sandbox", rec.Spec.Name, "state", to, "err", err)
 	}
+	m.moved(rec, from)
 }

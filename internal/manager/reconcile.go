@@ -72,7 +72,7 @@ func (m *Manager) repair(ctx context.Context, b *box) error {
 		to, reason := sandbox.Failed, "the VMM ended while no daemon ran"
 		switch rec.State {
 		case sandbox.Stopping:
-			to, reason = sandbox.Stopped, ""
+			to, reason = sandbox.Stopped, rec.Reason
 		case sandbox.Starting:
 			reason = "the daemon died while it started"
 		}
@@ -135,7 +135,7 @@ func (m *Manager) adopted(b *box, machine sandbox.Machine) {
 		log.Error("kill its VMM", "err", err)
 	}
 	if rec.State == sandbox.Stopping {
-		m.settle(b, sandbox.Stopped, "")
+		m.settle(b, sandbox.Stopped, rec.Reason)
 	} else {
 		m.settle(b, sandbox.Failed, err.Error())
 	}

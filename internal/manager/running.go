@@ -2,6 +2,7 @@ package manager
 
 import (
 	"context"
+	"net"
 
 	guestv1 "github.com/agentkernel/agentkernel/api/guest/v1"
 	"github.com/agentkernel/agentkernel/internal/guestrpc"
@@ -15,6 +16,30 @@ type running struct {
 	machine sandbox.Machine
 	guest   *guest
 	watched <-chan struct{} // closed when the end of machine has been recorded
+}
+
+// dial opens a connection to a port of the guest. The sandbox is not idle before it is closed.
+func (r running) dial(ctx context.Context, port uint32) (net.Conn, error) {
+	done, err := r.b.use()
+	if err != nil {
+		return nil, err
+	}
+	conn, err := r.machine.Dial(ctx, port)
+	if err != nil {
+		done()
+		return nil, err
+	}
+	return &usingConn{Conn: conn, done: done}, nil
+}
+
+type usingConn struct {
+	net.Conn
+	done func()
+}
+
+func (c *usingConn) Close() error {
+	c.done()
+	return c.Conn.Close()
 }
 
 // running finds a sandbox that runs. It waits for the adoption of a microVM when the daemon has just come back.
@@ -54,7 +79,7 @@ func (m *Manager) Stream(ctx context.Context, name string, req *guestv1.StreamRe
 	if err != nil {
 		return nil, err
 	}
-	conn, err := r.machine.Dial(ctx, sandbox.GuestStreamPort)
+	conn, err := r.dial(ctx, sandbox.GuestStreamPort)
 	if err != nil {
 		return nil, sandbox.Errorf(sandbox.Failure, "", "reach sandbox %q: %w", name, err)
 	}

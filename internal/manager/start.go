@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/agentkernel/agentkernel/internal/events"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
 
@@ -134,6 +135,7 @@ func (m *Manager) attach(b *box, machine sandbox.Machine, g *guest) {
 	watched := make(chan struct{})
 	b.mu.Lock()
 	b.machine, b.guest, b.watched = machine, g, watched
+	m.beginIdle(b)
 	b.mu.Unlock()
 	go m.watch(b, machine, watched)
 }
@@ -147,6 +149,8 @@ func (m *Manager) watch(b *box, machine sandbox.Machine, watched chan struct{}) 
 	case <-m.ctx.Done():
 		return // the daemon ends; the microVM goes on
 	}
+	reason := exitReason(machine.Exit())
+	m.publish(b.record(), events.Event{Type: events.VMMEnd, Reason: reason})
 	if b.acquire(m.ctx) != nil {
 		return // removed, or the daemon ends
 	}
@@ -158,7 +162,6 @@ func (m *Manager) watch(b *box, machine sandbox.Machine, watched chan struct{}) 
 		return
 	}
 	g.close()
-	reason := exitReason(machine.Exit())
 	m.log.Warn("the microVM ended by itself", "sandbox", rec.Spec.Name, "reason", reason)
 	m.settle(b, sandbox.Failed, reason)
 	if err := m.removeRuntimeDir(rec.ID); err != nil {

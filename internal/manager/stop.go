@@ -24,21 +24,28 @@ func (m *Manager) Stop(ctx context.Context, name string, grace time.Duration) (s
 		return sandbox.Record{}, err
 	}
 	defer b.release()
-	b.mu.Lock()
-	machine := b.machine
-	b.mu.Unlock()
-	if machine == nil {
-		return b.record(), nil
-	}
-	if err := m.move(b, sandbox.Stopping, nil); err != nil {
+	if err := m.stop(context.WithoutCancel(ctx), b, grace, ""); err != nil {
 		return sandbox.Record{}, err
 	}
-	if err := m.shutDown(context.WithoutCancel(ctx), b, machine, grace); err != nil {
-		return sandbox.Record{}, fmt.Errorf("stop %q: %w", name, err)
+	return b.record(), nil
+}
+
+// stop stops a sandbox that has a microVM. reason is for the record, when nobody asked for it. The caller holds op.
+func (m *Manager) stop(ctx context.Context, b *box, grace time.Duration, reason string) error {
+	b.mu.Lock()
+	machine, name := b.machine, b.rec.Spec.Name
+	b.mu.Unlock()
+	if machine == nil {
+		return nil
 	}
-	rec := b.record()
-	m.log.Info("stopped", "sandbox", name)
-	return rec, nil
+	if err := m.move(b, sandbox.Stopping, func(r *sandbox.Record) { r.Reason = reason }); err != nil {
+		return err
+	}
+	if err := m.shutDown(ctx, b, machine, grace); err != nil {
+		return fmt.Errorf("stop %q: %w", name, err)
+	}
+	m.log.Info("stopped", "sandbox", name, "reason", reason)
+	return nil
 }
 
 // shutDown brings a stopping sandbox to stopped.
@@ -63,6 +70,6 @@ func (m *Manager) shutDown(ctx context.Context, b *box, machine sandbox.Machine,
 	if err := machine.Kill(ctx); err != nil {
 		return fmt.Errorf("kill the VMM: %w", err)
 	}
-	m.settle(b, sandbox.Stopped, "")
+	m.settle(b, sandbox.Stopped, rec.Reason)
 	return m.removeRuntimeDir(rec.ID)
 }

@@ -14,7 +14,7 @@ type Record struct {
 	ID         string         `json:"id"` // 16 hex digits
 	Spec       Spec           `json:"spec"`
 	State      State          `json:"state"`
-	Reason     string         `json:"reason,omitempty"` // why it failed
+	Reason     string         `json:"reason,omitempty"` // why it failed, or was stopped without a request
 	Image      Image          `json:"image"`
 	Warnings   []string       `json:"warnings,omitempty"` // said at create
 	CreatedAt  time.Time      `json:"created_at"`

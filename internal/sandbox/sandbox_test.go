@@ -36,6 +36,9 @@ func TestValidateSpec(t *testing.T) {
 		"negative memory":  func(s *Spec) { s.MemoryMiB = -1 },
 		"no disk":          func(s *Spec) { s.DiskMiB = 0 },
 		"unknown agent":    func(s *Spec) { s.Agent = "hal" },
+		"idle at once":     func(s *Spec) { s.IdleTimeoutMs = 999 },
+		"idle before":      func(s *Spec) { s.IdleTimeoutMs = -1000 },
+		"idle in 2 years":  func(s *Spec) { s.IdleTimeoutMs = 2 * 365 * 24 * 3600 * 1000 },
 		"CID of the host":  func(s *Spec) { s.VsockCID = 2 },
 		"CID of everybody": func(s *Spec) { s.VsockCID = 0xffffffff },
 	} {

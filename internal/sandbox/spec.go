@@ -18,6 +18,8 @@ const (
 	MaxVsockCID      = 0xfffffffe
 	DefaultDiskMiB   = 10 * 1024
 	DefaultImage     = "base"
+	MinIdleTimeoutMs = 1000
+	MaxIdleTimeoutMs = 365 * 24 * 3600 * 1000
 )
 
 // Agents lists the coding agents that a spec may prefer.
@@ -34,6 +36,8 @@ type Spec struct {
 	DiskMiB   int    `json:"disk_mib"`  // virtual size of the upper disk; it is sparse
 	VsockCID  uint32 `json:"vsock_cid"` // 0 = to be assigned
 	Project   string `json:"project,omitempty"`
+	// IdleTimeoutMs is how long nothing may happen in the running sandbox before it is stopped; 0: for ever.
+	IdleTimeoutMs int64 `json:"idle_timeout_ms,omitempty"`
 }
 
 var nameRE = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$`)
@@ -82,6 +86,9 @@ func (s Spec) Validate(host Host) error {
 	}
 	if s.VsockCID != 0 && (s.VsockCID < MinVsockCID || s.VsockCID > MaxVsockCID) {
 		return Errorf(Invalid, fmt.Sprintf("use %d to %d, or leave it out to have one assigned", MinVsockCID, uint32(MaxVsockCID)), "vsock CID %d cannot be used", s.VsockCID)
+	}
+	if s.IdleTimeoutMs != 0 && (s.IdleTimeoutMs < MinIdleTimeoutMs || s.IdleTimeoutMs > MaxIdleTimeoutMs) {
+		return Errorf(Invalid, "use 1 s to 365 days, or 0 for none", "an idle timeout of %d ms cannot be had", s.IdleTimeoutMs)
 	}
 	return nil
 }

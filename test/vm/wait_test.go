@@ -2,14 +2,19 @@ package vm
 
 import (
 	"slices"
-
 	"time"
+
+	"github.com/agentkernel/agentkernel/pkg/client"
 )
 
-// waitForState asks until the sandbox is in one of the states: the API has no events yet.
+// waitForState returns when the sandbox is, or has come to, one of the states.
 func (h *home) waitForState(name string, states ...string) {
 	h.t.Helper()
-	h.waitFor("the state "+states[0], func() bool { return slices.Contains(states, string(h.inspect(name).State)) })
+	next := h.follow(client.EventOptions{Sandboxes: []string{name}, Types: []string{"sandbox.state"}})
+	if slices.Contains(states, string(h.inspect(name).State)) {
+		return
+	}
+	next(func(ev client.Event) bool { return slices.Contains(states, *ev.To) })
 }
 
 // waitFor asks until ok, and fails the test when that takes too long.
