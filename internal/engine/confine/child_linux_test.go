@@ -172,6 +172,26 @@ func TestHierarchies(t *testing.T) {
 	}
 }
 
+// Where a hierarchy cannot be prepared, as in a container, there is no cgroup and no failure.
+func TestPrepareCgroup(t *testing.T) {
+	dir := t.TempDir()
+	h := hierarchy{path: filepath.Join(dir, "missing"), version: 2}
+	if err := h.prepare("memory"); err == nil {
+		t.Error("a hierarchy that is not there is prepared")
+	}
+	for range 2 { // the parent is there the second time
+		if err := (hierarchy{path: dir, version: 1}).prepare("memory"); err != nil {
+			t.Error(err)
+		}
+	}
+	if info, err := os.Stat(filepath.Join(dir, cgroupParent)); err != nil || !info.IsDir() {
+		t.Errorf("there is no parent: %v", err)
+	}
+	if err := RemoveCgroups("agentkernel-0000000000000000"); err != nil {
+		t.Errorf("remove what is not there: %v", err)
+	}
+}
+
 func TestMountFlags(t *testing.T) {
 	if got := mountFlags(unix.ST_NOSUID | unix.ST_NODEV | unix.ST_RDONLY | unix.ST_RELATIME); got != unix.MS_NOSUID|unix.MS_NODEV|unix.MS_RELATIME {
 		t.Errorf("%#x", got)

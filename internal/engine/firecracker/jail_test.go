@@ -205,6 +205,28 @@ func TestSocketOfAnother(t *testing.T) {
 	}
 }
 
+// A VMM that keeps us from listening is adopted all the same, so that it can be used as far as it goes, and ended.
+func TestAdoptWithoutListening(t *testing.T) {
+	e, spec := newEngine(t, modeGood), newSpec(t)
+	m := launch(t, e, spec)
+	checkGuest(t, m)
+	if err := m.Release(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(m.files.ready, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	again, err := e.Adopt(t.Context(), spec, m.Record())
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkGuest(t, again)
+	if err := again.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	checkNothingLeft(t, spec)
+}
+
 func TestJailerCannotBeUsed(t *testing.T) {
 	script := func(text string, mode os.FileMode) func(t *testing.T, e *Engine) {
 		return func(t *testing.T, e *Engine) {
