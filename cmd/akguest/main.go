@@ -18,6 +18,7 @@ import (
 	"github.com/agentkernel/agentkernel/internal/guest/agent"
 	"github.com/agentkernel/agentkernel/internal/guest/boot"
 	"github.com/agentkernel/agentkernel/internal/guest/exec"
+	"github.com/agentkernel/agentkernel/internal/guest/files"
 	"github.com/agentkernel/agentkernel/internal/guest/forward"
 	"github.com/agentkernel/agentkernel/internal/guest/power"
 	"github.com/agentkernel/agentkernel/internal/guest/reaper"
@@ -96,7 +97,7 @@ func run(began time.Duration) error {
 			Shutdown: func(grace time.Duration) { failed <- power.Off(r, upper, grace, os.Stdout) },
 		}, control...)
 	}()
-	handlers := stream.Handlers{"forward": forward.Handle}
+	handlers := stream.Handlers{"forward": forward.Handle, "files": files.Handle}
 	go func() { failed <- handlers.Serve(context.Background(), streams...) }()
 	return <-failed
 }

@@ -7,9 +7,10 @@
 // Streams, on port 1026 of the host-guest channel: operations whose bytes are many. ttrpc on port 1024 is for the rest.
 //
 // A connection is one operation. The host sends a StreamRequest and the guest a StreamResponse, each behind its length as a
-// varint. After a response without an error, both directions are chunks (internal/transport/chunk), which let each side end
-// its direction, or break off with a reason: neither channel can do that by itself. What the chunks carry is said at the
-// operation. The host closes the connection; the guest does so when an operation has failed.
+// varint. After a response without an error, the bytes are the operation's: those of files are pieces (files.proto), and those
+// of all others chunks in both directions (internal/transport/chunk), which let each side end its direction, or break off with
+// a reason: neither channel can do that by itself. What the chunks carry is said at the operation. The host closes the
+// connection; the guest does so when an operation has failed.
 
 package guestv1
 
@@ -33,6 +34,7 @@ type StreamRequest struct {
 	// Types that are valid to be assigned to Op:
 	//
 	//	*StreamRequest_Forward
+	//	*StreamRequest_Files
 	Op            isStreamRequest_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -84,6 +86,15 @@ func (x *StreamRequest) GetForward() *Forward {
 	return nil
 }
 
+func (x *StreamRequest) GetFiles() *FilesRequest {
+	if x != nil {
+		if x, ok := x.Op.(*StreamRequest_Files); ok {
+			return x.Files
+		}
+	}
+	return nil
+}
+
 type isStreamRequest_Op interface {
 	isStreamRequest_Op()
 }
@@ -92,7 +103,13 @@ type StreamRequest_Forward struct {
 	Forward *Forward `protobuf:"bytes,1,opt,name=forward,proto3,oneof"`
 }
 
+type StreamRequest_Files struct {
+	Files *FilesRequest `protobuf:"bytes,2,opt,name=files,proto3,oneof"`
+}
+
 func (*StreamRequest_Forward) isStreamRequest_Op() {}
+
+func (*StreamRequest_Files) isStreamRequest_Op() {}
 
 type StreamResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -204,9 +221,10 @@ var File_stream_proto protoreflect.FileDescriptor
 
 const file_stream_proto_rawDesc = "" +
 	"\n" +
-	"\fstream.proto\x12\x14agentkernel.guest.v1\"P\n" +
+	"\fstream.proto\x12\x14agentkernel.guest.v1\x1a\vfiles.proto\"\x8c\x01\n" +
 	"\rStreamRequest\x129\n" +
-	"\aforward\x18\x01 \x01(\v2\x1d.agentkernel.guest.v1.ForwardH\x00R\aforwardB\x04\n" +
+	"\aforward\x18\x01 \x01(\v2\x1d.agentkernel.guest.v1.ForwardH\x00R\aforward\x12:\n" +
+	"\x05files\x18\x02 \x01(\v2\".agentkernel.guest.v1.FilesRequestH\x00R\x05filesB\x04\n" +
 	"\x02op\"@\n" +
 	"\x0eStreamResponse\x12\x14\n" +
 	"\x05errno\x18\x01 \x01(\rR\x05errno\x12\x18\n" +
@@ -232,14 +250,16 @@ var file_stream_proto_goTypes = []any{
 	(*StreamRequest)(nil),  // 0: agentkernel.guest.v1.StreamRequest
 	(*StreamResponse)(nil), // 1: agentkernel.guest.v1.StreamResponse
 	(*Forward)(nil),        // 2: agentkernel.guest.v1.Forward
+	(*FilesRequest)(nil),   // 3: agentkernel.guest.v1.FilesRequest
 }
 var file_stream_proto_depIdxs = []int32{
 	2, // 0: agentkernel.guest.v1.StreamRequest.forward:type_name -> agentkernel.guest.v1.Forward
-	1, // [1:1] is the sub-list for method output_type
-	1, // [1:1] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	3, // 1: agentkernel.guest.v1.StreamRequest.files:type_name -> agentkernel.guest.v1.FilesRequest
+	2, // [2:2] is the sub-list for method output_type
+	2, // [2:2] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_stream_proto_init() }
@@ -247,8 +267,10 @@ func file_stream_proto_init() {
 	if File_stream_proto != nil {
 		return
 	}
+	file_files_proto_init()
 	file_stream_proto_msgTypes[0].OneofWrappers = []any{
 		(*StreamRequest_Forward)(nil),
+		(*StreamRequest_Files)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

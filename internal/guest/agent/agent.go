@@ -23,7 +23,7 @@ import (
 const Protocol = 1
 
 // Capabilities names what this agent can do beyond the first version of the protocol.
-func Capabilities() []string { return []string{"exec", "terminal", "signal", "shutdown"} }
+func Capabilities() []string { return []string{"exec", "terminal", "signal", "shutdown", "files"} }
 
 // Options are what an agent is made of.
 type Options struct {
