@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"syscall"
 
 	"google.golang.org/protobuf/encoding/protodelim"
@@ -89,7 +90,7 @@ func (h Handlers) serve(ctx context.Context, conn net.Conn) {
 		_ = s.chunk.Break(err.Error())
 		_, _ = io.Copy(io.Discard, conn)
 	default:
-		_ = s.answer(&guestv1.StreamResponse{Errno: uint32(errno(err)), Message: err.Error()})
+		_ = s.answer(&guestv1.StreamResponse{Errno: uint32(errno(err)), Message: text(err)})
 	}
 }
 
@@ -104,6 +105,15 @@ func (h Handlers) dispatch(ctx context.Context, s *Stream) error {
 		return fmt.Errorf("this guest agent does not do %s: %w", field.Name(), syscall.ENOSYS)
 	}
 	return handler(ctx, s)
+}
+
+// maxText bounds what is told of an error, in bytes: it may have a path in it.
+const maxText = 8 << 10
+
+// text is what is told of an error: a path in it may be any bytes, and the host takes UTF-8.
+func text(err error) string {
+	s := err.Error()
+	return strings.ToValidUTF8(s[:min(len(s), maxText)], "\ufffd")
 }
 
 func errno(err error) syscall.Errno {
