@@ -85,7 +85,7 @@ func Layer(t testing.TB, entries ...Entry) v1.Layer {
 // Image makes an image for an architecture (amd64 or arm64).
 func Image(t testing.TB, arch string, config v1.Config, layers ...v1.Layer) v1.Image {
 	t.Helper()
-	img, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{Architecture: arch, OS: "linux", Config: config, Created: v1.Time{Time: when.UTC()}})
+	img, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{Architecture: arch, OS: "linux", RootFS: v1.RootFS{Type: "layers"}, Config: config, Created: v1.Time{Time: when.UTC()}})
 	if err == nil {
 		img, err = mutate.AppendLayers(img, layers...)
 	}
