@@ -10,8 +10,9 @@ import (
 func imagePruneCommand(e *env) *cobra.Command {
 	return &cobra.Command{
 		Use: "prune", Short: "Delete what no name stands for and no sandbox uses, after an hour", Args: cobra.NoArgs,
+		Long: "Delete the images that no name stands for and no sandbox uses, when they are older than an hour, and the downloaded layers of\ncontainer images, which are kept to make the next pull faster.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			store, _, err := imageStore()
+			store, dirs, err := imageStore()
 			if err != nil {
 				return err
 			}
@@ -23,6 +24,11 @@ func imagePruneCommand(e *env) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			layers, err := layerCache(dirs).Prune()
+			if err != nil {
+				return err
+			}
+			freed += layers
 			if e.json {
 				return e.printJSON(map[string]int64{"freed_bytes": freed})
 			}

@@ -60,11 +60,15 @@ func (e *env) pullOptions(dirs paths.Dirs) (image.PullOptions, error) {
 	return image.PullOptions{
 		Level: image.DefaultLevel,
 		Registries: &oci.Registries{
-			Cache:    oci.Cache{Dir: filepath.Join(dirs.Cache(), "layers")},
-			Keychain: authn.DefaultKeychain, Mirrors: mirrors, Say: p.say,
+			Cache: layerCache(dirs), Keychain: authn.DefaultKeychain, Mirrors: mirrors, Say: p.say,
 		},
 		Tell: p.tell, Say: p.say,
 	}, nil
+}
+
+// layerCache keeps the layers of container images as they were downloaded.
+func layerCache(dirs paths.Dirs) oci.Cache {
+	return oci.Cache{Dir: filepath.Join(dirs.Cache(), "layers")}
 }
 
 func imagePullCommand(e *env) *cobra.Command {
@@ -160,11 +164,14 @@ func (e *env) ensureImage(ctx context.Context, ref string, arch sandbox.Arch, po
 		}
 		return "", err
 	}
-	o, err := e.pullOptions(dirs)
-	if err != nil {
-		return "", err
+	o, optErr := e.pullOptions(dirs)
+	if optErr != nil {
+		return "", optErr
 	}
 	o.Arch, o.Always = arch, policy == pullAlways
+	if err == nil { // another image, but in the same form
+		o.Format, o.Level = m.FS, m.Level
+	}
 	o.Say(fmt.Sprintf("pulling %s for %s", ref, arch))
 	m, _, err = store.Pull(ctx, ref, o)
 	return m.Name, err

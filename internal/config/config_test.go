@@ -179,6 +179,8 @@ func TestLoad(t *testing.T) {
 	good := map[string]string{ // path → Rootfs
 		write("a.toml", "[sandbox]\nrootfs='python'"):                            "python",
 		link("a.toml", "link.toml"):                                              "python",
+		write("ref.toml", "[sandbox]\nrootfs='ghcr.io/owner/name:1'"):            "ghcr.io/owner/name:1",
+		write("tag.toml", "[sandbox]\nrootfs='python:3.12-alpine'"):              "python:3.12-alpine",
 		write("b.toml", "[sandbox]\nrootfs='./images/my.ext4'"):                  filepath.Join(real, "images/my.ext4"),
 		write("c.toml", "[sandbox]\nrootfs='images/link.ext4'"):                  filepath.Join(real, "images/my.ext4"),
 		write("exact.toml", strings.Repeat("#", maxSize-1)+"\n"):                 "",
@@ -200,6 +202,8 @@ func TestLoad(t *testing.T) {
 		write("e.toml", "[sandbox]\nrootfs='images/out.ext4'"):       `e.toml:2:8: rootfs "images/out.ext4" cannot be used`,
 		write("f.toml", "[sandbox]\nrootfs='./images'"):              `f.toml:2:8: rootfs "./images" is not a regular file`,
 		write("g.toml", "[sandbox]\nrootfs='./fifo'"):                `g.toml:2:8: rootfs "./fifo" is not a regular file`,
+		write("typo.toml", "[sandbox]\nrootfs='images/none'"):        `typo.toml:2:8: rootfs "images/none": there is no such file`,
+		write("local.toml", "[sandbox]\nrootfs='docker://secret'"):   `local.toml:2:8: rootfs "docker://secret" is of another program's store`,
 		write("h.toml", "[sandbox]\nrootfs='./images/none'"):         `h.toml:2:8: rootfs "./images/none": there is no such file`,
 		write("i.toml", "[sandbox]\nrootfs='./images/my.ext4/more'"): `i.toml:2:8: rootfs "./images/my.ext4/more" cannot be used`,
 	} {

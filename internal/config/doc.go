@@ -2,7 +2,7 @@
 //
 //	[sandbox]
 //	name = "my-project"
-//	rootfs = "base"        # name of an image, or path of an image file in the project
+//	rootfs = "base"        # name of an image, reference (python:3.12, ghcr.io/owner/name), or path of an image file in the project
 //
 //	[agent]
 //	preferred = "claude"

@@ -54,7 +54,8 @@ func Template(name, agent, image string) []byte {
 
 [sandbox]
 ` + line("name", name, "my-project") + `
-# Name of an image (agentkernel image list), or path of an image file in this directory.
+# Name of an image (agentkernel image ls), a reference to a container image such as python:3.12-alpine or
+# ghcr.io/owner/name:tag, or path of an image file in this directory.
 ` + line("rootfs", image, sandbox.DefaultImage) + `
 # Stop the sandbox when nothing happened in it for so long.
 # idle_timeout = "30m"

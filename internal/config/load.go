@@ -76,9 +76,12 @@ func openError(path string, err error) error {
 	return sandbox.Errorf(sandbox.Invalid, "", "read %s: %w", path, err)
 }
 
-// isReference reports whether rootfs is a reference to a container image: nothing in the project has that path.
+// isReference reports whether rootfs is a reference to a container image: it begins with the name of a registry, and nothing
+// in the project has that path. Without a registry it is a path, so that a file that is missing is missed, and not looked for
+// in the network.
 func isReference(root *os.Root, name string) bool {
-	if strings.HasPrefix(name, ".") {
+	registry, _, _ := strings.Cut(name, "/")
+	if strings.HasPrefix(name, ".") || registry != "localhost" && !strings.ContainsAny(registry, ".:") {
 		return false
 	}
 	_, err := root.Lstat(name)

@@ -9,6 +9,15 @@ import (
 	"github.com/gofrs/flock"
 )
 
+// Try takes the lock at path if it is free, which ok tells.
+func Try(path string) (unlock func(), ok bool, err error) {
+	l := flock.New(path, flock.SetPermissions(0o600))
+	if ok, err = l.TryLock(); err != nil {
+		return nil, false, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return func() { _ = l.Close() }, ok, nil
+}
+
 // Lock takes the lock at path, whose directory must exist, and waits for it as long as ctx lasts; waiting, which may be nil,
 // is called if it has to. The kernel offers no wait for a file lock that can be called off, so a wait that is given up goes
 // on in the background and lets the lock go as soon as it has it.

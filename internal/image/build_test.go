@@ -157,7 +157,7 @@ func TestBuildFromTheHostsBusybox(t *testing.T) {
 func TestBuildErrors(t *testing.T) {
 	s := Open(filepath.Join(t.TempDir(), "images"))
 	ctx := context.Background()
-	_, err := s.Build(ctx, "python", BuildOptions{Arch: sandbox.X8664})
+	_, err := s.Build(ctx, "perl", BuildOptions{Arch: sandbox.X8664})
 	wantKind(t, "unknown recipe", err, sandbox.NotFound, "base")
 	_, err = s.Build(ctx, "../base", BuildOptions{Arch: sandbox.X8664})
 	wantKind(t, "path as a recipe", err, sandbox.NotFound)

@@ -29,9 +29,10 @@ type Manifest struct {
 	Version int          `json:"version"`
 	Name    string       `json:"name"`
 	Arch    sandbox.Arch `json:"arch"`
-	Digest  string       `json:"digest"` // "sha256:<64 hex>"
-	FS      string       `json:"fs"`     // Erofs, Squashfs or Ext4
-	Size    int64        `json:"size"`   // bytes
+	Digest  string       `json:"digest"`          // "sha256:<64 hex>"
+	FS      string       `json:"fs"`              // Erofs, Squashfs or Ext4
+	Level   int          `json:"level,omitempty"` // PutOptions.Level of an Erofs that PutTree wrote
+	Size    int64        `json:"size"`            // bytes
 	Created time.Time    `json:"created"`
 	Source  string       `json:"source"` // for people: what it was made from
 	// Config is how programs run in the image, when it says so.

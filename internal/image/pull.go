@@ -76,7 +76,7 @@ func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (m Manifest
 	if haveErr == nil {
 		_, haveErr = s.OpenDigest(ctx, have.Digest)
 	}
-	there := haveErr == nil && have.FS == put.Format
+	there := haveErr == nil && have.FS == put.Format && have.Level == put.Level
 	if there && !o.Always && !local {
 		return have, false, nil
 	}
@@ -190,7 +190,7 @@ func (s *Store) same(ctx context.Context, img *oci.Image, put PutOptions) (Manif
 		return Manifest{}, false
 	}
 	i := slices.IndexFunc(images, func(m Manifest) bool {
-		return m.Arch == put.Arch && m.FS == put.Format && m.Origin != nil && m.Origin.ConfigDigest == img.ConfigDigest && len(m.Origin.Layers) == len(img.Layers)
+		return m.Arch == put.Arch && m.FS == put.Format && m.Level == put.Level && m.Origin != nil && m.Origin.ConfigDigest == img.ConfigDigest && len(m.Origin.Layers) == len(img.Layers)
 	})
 	if i < 0 {
 		return Manifest{}, false

@@ -46,6 +46,9 @@ func (o *PutOptions) check() error {
 	if o.Level < 0 || o.Level > 9 {
 		return sandbox.Errorf(sandbox.Invalid, "choose 0 to 9", "unknown level of compression %d", o.Level)
 	}
+	if o.Format != Erofs {
+		o.Level = 0
+	}
 	if err := validateArch(o.Arch); err != nil {
 		return err
 	}
@@ -72,7 +75,7 @@ func (s *Store) PutTree(ctx context.Context, root *tree.Node, o PutOptions) (Man
 	}
 	m := Manifest{
 		Version: manifestVersion, Name: o.Name, Arch: o.Arch, Digest: b.digest, FS: b.fs, Size: b.size,
-		Created: time.Now().UTC().Truncate(time.Second), Source: o.Source, Config: o.Config, Origin: o.Origin,
+		Created: time.Now().UTC().Truncate(time.Second), Source: o.Source, Config: o.Config, Origin: o.Origin, Level: o.Level,
 	}
 	return m, s.writeManifest(m)
 }

@@ -10,8 +10,6 @@ import (
 	"sort"
 	"strings"
 
-	"github.com/gofrs/flock"
-
 	"github.com/agentkernel/agentkernel/internal/filelock"
 )
 
@@ -114,13 +112,12 @@ func (s *Store) sweep() error {
 		if !ok || !keyForm.MatchString(key) {
 			continue
 		}
-		l := flock.New(filepath.Join(s.root, locksDir, key+".lock"))
-		free, err := l.TryLock()
+		unlock, free, err := filelock.Try(filepath.Join(s.root, locksDir, key+".lock"))
 		if err != nil || !free {
 			continue // somebody is building it
 		}
 		err = os.RemoveAll(filepath.Join(s.root, e.Name()))
-		_ = l.Close()
+		unlock()
 		if err != nil {
 			return fmt.Errorf("remove an abandoned build: %w", err)
 		}

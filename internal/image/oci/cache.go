@@ -36,6 +36,40 @@ func (c Cache) path(digest string) string {
 // forget deletes a blob.
 func (c Cache) forget(digest string) error { return os.Remove(c.path(digest)) }
 
+// Prune deletes every layer that nobody downloads right now, and what is left of downloads, and returns how many bytes of the
+// host's disk that gave back. Who reads one keeps it until it is closed.
+func (c Cache) Prune() (freed int64, err error) {
+	dir := filepath.Join(c.Dir, "sha256")
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, fmt.Errorf("prune the cache of layers: %w", err)
+	}
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), ".lock") {
+			continue
+		}
+		path := filepath.Join(dir, e.Name())
+		n, err := c.delete(path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return freed, fmt.Errorf("prune the cache of layers: %w", err)
+		}
+		freed += n
+	}
+	return freed, nil
+}
+
+func (c Cache) delete(path string) (freed int64, err error) {
+	unlock, free, err := filelock.Try(strings.TrimSuffix(path, ".partial") + ".lock")
+	if err != nil || !free {
+		return 0, err
+	}
+	defer unlock()
+	if freed, err = disk.AllocatedBytes(path); err != nil {
+		return 0, err
+	}
+	return freed, os.Remove(path)
+}
+
 // download gets the bytes of a blob from an offset on. It may begin further at the front, and says where.
 type download func(ctx context.Context, offset int64) (body io.ReadCloser, from int64, err error)
 

@@ -320,6 +320,23 @@ func TestDamagedCache(t *testing.T) {
 	}
 }
 
+func TestPruneCache(t *testing.T) {
+	reg := imagetest.NewRegistry(t)
+	r := registries(t)
+	if _, err := pull(t, r, reg.Push("x", testImage(t))); err != nil {
+		t.Fatal(err)
+	}
+	if freed, err := r.Cache.Prune(); err != nil || freed < int64(len(body)) {
+		t.Errorf("freed %d bytes, %v", freed, err)
+	}
+	if freed, err := r.Cache.Prune(); err != nil || freed != 0 {
+		t.Errorf("the second time: freed %d bytes, %v", freed, err)
+	}
+	if freed, err := (Cache{Dir: t.TempDir()}).Prune(); err != nil || freed != 0 {
+		t.Errorf("none yet: freed %d bytes, %v", freed, err)
+	}
+}
+
 type password struct{}
 
 func (password) Resolve(authn.Resource) (authn.Authenticator, error) {

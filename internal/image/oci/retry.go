@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -60,8 +61,8 @@ func (t *retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		wait := t.patience.backoff(attempt)
 		switch {
-		case err != nil && !passing(err):
-			return nil, err
+		case err != nil && (!passing(err) || errors.Is(err, syscall.ECONNREFUSED) && attempt > 1):
+			return nil, err // nobody listens: that takes longer to pass than anybody would wait
 		case err == nil && !overloaded(resp.StatusCode):
 			return resp, nil
 		case err == nil:
