@@ -130,16 +130,22 @@ func (e ExecControlType) Valid() bool {
 
 // Defines values for ExecEventType.
 const (
-	ExecEventTypeCredit  ExecEventType = "credit"
-	ExecEventTypeError   ExecEventType = "error"
-	ExecEventTypeExit    ExecEventType = "exit"
-	ExecEventTypeStarted ExecEventType = "started"
+	ExecEventTypeCredit   ExecEventType = "credit"
+	ExecEventTypeDetached ExecEventType = "detached"
+	ExecEventTypeDropped  ExecEventType = "dropped"
+	ExecEventTypeError    ExecEventType = "error"
+	ExecEventTypeExit     ExecEventType = "exit"
+	ExecEventTypeStarted  ExecEventType = "started"
 )
 
 // Valid indicates whether the value is a known member of the ExecEventType enum.
 func (e ExecEventType) Valid() bool {
 	switch e {
 	case ExecEventTypeCredit:
+		return true
+	case ExecEventTypeDetached:
+		return true
+	case ExecEventTypeDropped:
 		return true
 	case ExecEventTypeError:
 		return true
@@ -402,8 +408,8 @@ type ExecControlType string
 
 // ExecEvent defines model for ExecEvent.
 type ExecEvent struct {
-	// Bytes credit: so many more bytes of stdin may be sent
-	Bytes *int `json:"bytes,omitempty"`
+	// Bytes credit: so many more bytes of stdin may be sent; dropped: so many bytes of output are missing here
+	Bytes *int64 `json:"bytes,omitempty"`
 
 	// Code exit: exit code, 0 when a signal ended it
 	Code  *int   `json:"code,omitempty"`
@@ -411,6 +417,12 @@ type ExecEvent struct {
 
 	// ExitCode error: what a shell would return: 127 not found, 126 not executable, 125 else
 	ExitCode *int `json:"exit_code,omitempty"`
+
+	// Id started: id of the command
+	Id *string `json:"id,omitempty"`
+
+	// OomKilled exit: the kernel killed a process of it for its limit on memory
+	OomKilled *bool `json:"oom_killed,omitempty"`
 
 	// Pid started: process id in the guest
 	Pid *int `json:"pid,omitempty"`
@@ -424,6 +436,40 @@ type ExecEvent struct {
 // ExecEventType defines model for ExecEvent.Type.
 type ExecEventType string
 
+// ExecInfo defines model for ExecInfo.
+type ExecInfo struct {
+	// Argv The beginning of it, up to 256 bytes
+	Argv []string `json:"argv"`
+
+	// Code Exit code, 0 when a signal ended it
+	Code *int `json:"code,omitempty"`
+
+	// Detached Was started in the background
+	Detached bool `json:"detached"`
+
+	// EndedAt Absent while it runs, as what follows
+	EndedAt   *time.Time `json:"ended_at,omitempty"`
+	Id        string     `json:"id"`
+	OomKilled *bool      `json:"oom_killed,omitempty"`
+
+	// Pid In the guest
+	Pid int `json:"pid"`
+
+	// Signal Number of the signal that ended it, else absent
+	Signal *int `json:"signal,omitempty"`
+
+	// StartedAt By the guest's clock, as ended_at
+	StartedAt time.Time `json:"started_at"`
+	TimedOut  *bool     `json:"timed_out,omitempty"`
+	Tty       bool      `json:"tty"`
+	User      string    `json:"user"`
+}
+
+// ExecList defines model for ExecList.
+type ExecList struct {
+	Execs []ExecInfo `json:"execs"`
+}
+
 // ExecStart defines model for ExecStart.
 type ExecStart struct {
 	// Argv Required, unless `shell` is set
@@ -435,8 +481,17 @@ type ExecStart struct {
 	// Cwd Absolute; default /workspace if there is one, else the image's working directory, else the user's home
 	Cwd *string `json:"cwd,omitempty"`
 
+	// Detach Run in the background: the last event is `detached`, and the command goes on
+	Detach *bool `json:"detach,omitempty"`
+
 	// Env KEY=VALUE
 	Env *[]string `json:"env,omitempty"`
+
+	// MemoryMib Limit on the memory of all its processes, by cgroup2 in the guest
+	MemoryMib *int `json:"memory_mib,omitempty"`
+
+	// PidsLimit Limit on its processes and threads; default half of what the guest's kernel can have
+	PidsLimit *int `json:"pids_limit,omitempty"`
 
 	// Rows Height of the terminal in characters
 	Rows *int `json:"rows,omitempty"`
@@ -612,6 +667,9 @@ type Version struct {
 	Version   string    `json:"version"`
 }
 
+// ExecID defines model for ExecID.
+type ExecID = string
+
 // Mode defines model for Mode.
 type Mode = string
 
@@ -667,6 +725,24 @@ type PutArchiveParams struct {
 
 	// Path Absolute in the sandbox; any bytes, percent-encoded
 	Path Path `form:"path" json:"path"`
+}
+
+// AttachExecParams defines parameters for AttachExec.
+type AttachExecParams struct {
+	Stdin   *bool `form:"stdin,omitempty" json:"stdin,omitempty"`
+	History *bool `form:"history,omitempty" json:"history,omitempty"`
+	Follow  *bool `form:"follow,omitempty" json:"follow,omitempty"`
+}
+
+// SignalExecParams defines parameters for SignalExec.
+type SignalExecParams struct {
+	// Signal Linux signal number
+	Signal int `form:"signal" json:"signal"`
+}
+
+// WaitExecParams defines parameters for WaitExec.
+type WaitExecParams struct {
+	TimeoutMs *int `form:"timeout_ms,omitempty" json:"timeout_ms,omitempty"`
 }
 
 // ChangeModeParams defines parameters for ChangeMode.
@@ -929,7 +1005,7 @@ type ClientInterface interface {
 	// are `ExecControl`.
 	//
 	// The server sends text messages, each an `ExecEvent`, and binary messages whose first byte is 1 for stdout or 2 for
-	// stderr and whose rest is output. The last message is an event `exit` or `error`; a close frame follows. A client
+	// stderr and whose rest is output. The last message is an event `exit`, `detached` or `error`; a close frame follows. A client
 	// that does not read holds the command up; nothing is dropped. When the connection breaks, the process group of the
 	// command is killed.
 	//
@@ -937,6 +1013,38 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /v1/sandboxes/{name}/exec (the `Exec` operationId).
 	Exec(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListExecs The commands that run in a sandbox, and the last ones that ended, in the order of their starts
+	//
+	// Corresponds with GET /v1/sandboxes/{name}/execs (the `ListExecs` operationId).
+	ListExecs(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetExec One command
+	//
+	// Corresponds with GET /v1/sandboxes/{name}/execs/{id} (the `GetExec` operationId).
+	GetExec(ctx context.Context, name Name, id ExecID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AttachExec Take part in a command that was started in the background (WebSocket)
+	//
+	// Upgrades to a WebSocket with the messages of exec, but without the first one of the client. The last 128 KiB of the
+	// command's output are kept: `history` has them sent first; without `follow` nothing else is, and the last event is
+	// `detached`. Any number of clients may get the output, one at a time may send stdin. Output that a client is too slow
+	// for is told as `dropped`. The command does not notice when a client goes.
+	//
+	// Corresponds with GET /v1/sandboxes/{name}/execs/{id}/attach (the `AttachExec` operationId).
+	AttachExec(ctx context.Context, name Name, id ExecID, params *AttachExecParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SignalExec Send a signal to the process group of a command; SIGKILL to all processes that came of it
+	//
+	// Corresponds with POST /v1/sandboxes/{name}/execs/{id}/signal (the `SignalExec` operationId).
+	SignalExec(ctx context.Context, name Name, id ExecID, params *SignalExecParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// WaitExec Wait for the end of a command that was started in the background
+	//
+	// When it has not ended in time, the answer has no `ended_at`.
+	//
+	// Corresponds with GET /v1/sandboxes/{name}/execs/{id}/wait (the `WaitExec` operationId).
+	WaitExec(ctx context.Context, name Name, id ExecID, params *WaitExecParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ChangeMode Change the mode of a file
 	//
@@ -1204,7 +1312,7 @@ func (c *Client) PutArchiveWithBody(ctx context.Context, name Name, params *PutA
 // are `ExecControl`.
 //
 // The server sends text messages, each an `ExecEvent`, and binary messages whose first byte is 1 for stdout or 2 for
-// stderr and whose rest is output. The last message is an event `exit` or `error`; a close frame follows. A client
+// stderr and whose rest is output. The last message is an event `exit`, `detached` or `error`; a close frame follows. A client
 // that does not read holds the command up; nothing is dropped. When the connection breaks, the process group of the
 // command is killed.
 //
@@ -1213,6 +1321,88 @@ func (c *Client) PutArchiveWithBody(ctx context.Context, name Name, params *PutA
 // Corresponds with GET /v1/sandboxes/{name}/exec (the `Exec` operationId).
 func (c *Client) Exec(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewExecRequest(c.Server, name)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListExecs The commands that run in a sandbox, and the last ones that ended, in the order of their starts
+//
+// Corresponds with GET /v1/sandboxes/{name}/execs (the `ListExecs` operationId).
+func (c *Client) ListExecs(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListExecsRequest(c.Server, name)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetExec One command
+//
+// Corresponds with GET /v1/sandboxes/{name}/execs/{id} (the `GetExec` operationId).
+func (c *Client) GetExec(ctx context.Context, name Name, id ExecID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetExecRequest(c.Server, name, id)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AttachExec Take part in a command that was started in the background (WebSocket)
+//
+// Upgrades to a WebSocket with the messages of exec, but without the first one of the client. The last 128 KiB of the
+// command's output are kept: `history` has them sent first; without `follow` nothing else is, and the last event is
+// `detached`. Any number of clients may get the output, one at a time may send stdin. Output that a client is too slow
+// for is told as `dropped`. The command does not notice when a client goes.
+//
+// Corresponds with GET /v1/sandboxes/{name}/execs/{id}/attach (the `AttachExec` operationId).
+func (c *Client) AttachExec(ctx context.Context, name Name, id ExecID, params *AttachExecParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAttachExecRequest(c.Server, name, id, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SignalExec Send a signal to the process group of a command; SIGKILL to all processes that came of it
+//
+// Corresponds with POST /v1/sandboxes/{name}/execs/{id}/signal (the `SignalExec` operationId).
+func (c *Client) SignalExec(ctx context.Context, name Name, id ExecID, params *SignalExecParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSignalExecRequest(c.Server, name, id, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// WaitExec Wait for the end of a command that was started in the background
+//
+// When it has not ended in time, the answer has no `ended_at`.
+//
+// Corresponds with GET /v1/sandboxes/{name}/execs/{id}/wait (the `WaitExec` operationId).
+func (c *Client) WaitExec(ctx context.Context, name Name, id ExecID, params *WaitExecParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewWaitExecRequest(c.Server, name, id, params)
 	if err != nil {
 		return nil, err
 	}
@@ -1946,6 +2136,305 @@ func NewExecRequest(server string, name Name) (*http.Request, error) {
 	queryURL, err := serverURL.Parse(operationPath)
 	if err != nil {
 		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListExecsRequest constructs an http.Request for the ListExecs method
+func NewListExecsRequest(server string, name Name) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/sandboxes/%s/execs", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetExecRequest constructs an http.Request for the GetExec method
+func NewGetExecRequest(server string, name Name, id ExecID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/sandboxes/%s/execs/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewAttachExecRequest constructs an http.Request for the AttachExec method
+func NewAttachExecRequest(server string, name Name, id ExecID, params *AttachExecParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/sandboxes/%s/execs/%s/attach", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Stdin != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "stdin", *params.Stdin, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.History != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "history", *params.History, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Follow != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "follow", *params.Follow, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewSignalExecRequest constructs an http.Request for the SignalExec method
+func NewSignalExecRequest(server string, name Name, id ExecID, params *SignalExecParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/sandboxes/%s/execs/%s/signal", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "signal", params.Signal, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewWaitExecRequest constructs an http.Request for the WaitExec method
+func NewWaitExecRequest(server string, name Name, id ExecID, params *WaitExecParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/sandboxes/%s/execs/%s/wait", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.TimeoutMs != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "timeout_ms", *params.TimeoutMs, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
 	}
 
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
@@ -2929,7 +3418,7 @@ type ClientWithResponsesInterface interface {
 	// are `ExecControl`.
 	//
 	// The server sends text messages, each an `ExecEvent`, and binary messages whose first byte is 1 for stdout or 2 for
-	// stderr and whose rest is output. The last message is an event `exit` or `error`; a close frame follows. A client
+	// stderr and whose rest is output. The last message is an event `exit`, `detached` or `error`; a close frame follows. A client
 	// that does not read holds the command up; nothing is dropped. When the connection breaks, the process group of the
 	// command is killed.
 	//
@@ -2939,6 +3428,48 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/sandboxes/{name}/exec (the `Exec` operationId).
 	ExecWithResponse(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*ExecResponse, error)
+
+	// ListExecsWithResponse The commands that run in a sandbox, and the last ones that ended, in the order of their starts
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/sandboxes/{name}/execs (the `ListExecs` operationId).
+	ListExecsWithResponse(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*ListExecsResponse, error)
+
+	// GetExecWithResponse One command
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/sandboxes/{name}/execs/{id} (the `GetExec` operationId).
+	GetExecWithResponse(ctx context.Context, name Name, id ExecID, reqEditors ...RequestEditorFn) (*GetExecResponse, error)
+
+	// AttachExecWithResponse Take part in a command that was started in the background (WebSocket)
+	//
+	// Upgrades to a WebSocket with the messages of exec, but without the first one of the client. The last 128 KiB of the
+	// command's output are kept: `history` has them sent first; without `follow` nothing else is, and the last event is
+	// `detached`. Any number of clients may get the output, one at a time may send stdin. Output that a client is too slow
+	// for is told as `dropped`. The command does not notice when a client goes.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/sandboxes/{name}/execs/{id}/attach (the `AttachExec` operationId).
+	AttachExecWithResponse(ctx context.Context, name Name, id ExecID, params *AttachExecParams, reqEditors ...RequestEditorFn) (*AttachExecResponse, error)
+
+	// SignalExecWithResponse Send a signal to the process group of a command; SIGKILL to all processes that came of it
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/sandboxes/{name}/execs/{id}/signal (the `SignalExec` operationId).
+	SignalExecWithResponse(ctx context.Context, name Name, id ExecID, params *SignalExecParams, reqEditors ...RequestEditorFn) (*SignalExecResponse, error)
+
+	// WaitExecWithResponse Wait for the end of a command that was started in the background
+	//
+	// When it has not ended in time, the answer has no `ended_at`.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/sandboxes/{name}/execs/{id}/wait (the `WaitExec` operationId).
+	WaitExecWithResponse(ctx context.Context, name Name, id ExecID, params *WaitExecParams, reqEditors ...RequestEditorFn) (*WaitExecResponse, error)
 
 	// ChangeModeWithResponse Change the mode of a file
 	//
@@ -3488,6 +4019,232 @@ func (r ExecResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ExecResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListExecsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ExecList
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListExecsResponse) GetJSON200() *ExecList {
+	return r.JSON200
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r ListExecsResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListExecsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListExecsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListExecsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListExecsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetExecResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ExecInfo
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetExecResponse) GetJSON200() *ExecInfo {
+	return r.JSON200
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r GetExecResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetExecResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetExecResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetExecResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetExecResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type AttachExecResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r AttachExecResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r AttachExecResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r AttachExecResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r AttachExecResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r AttachExecResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type SignalExecResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r SignalExecResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r SignalExecResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r SignalExecResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r SignalExecResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r SignalExecResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type WaitExecResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ExecInfo
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r WaitExecResponse) GetJSON200() *ExecInfo {
+	return r.JSON200
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r WaitExecResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r WaitExecResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r WaitExecResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r WaitExecResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r WaitExecResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -4224,7 +4981,7 @@ func (c *ClientWithResponses) PutArchiveWithBodyWithResponse(ctx context.Context
 // are `ExecControl`.
 //
 // The server sends text messages, each an `ExecEvent`, and binary messages whose first byte is 1 for stdout or 2 for
-// stderr and whose rest is output. The last message is an event `exit` or `error`; a close frame follows. A client
+// stderr and whose rest is output. The last message is an event `exit`, `detached` or `error`; a close frame follows. A client
 // that does not read holds the command up; nothing is dropped. When the connection breaks, the process group of the
 // command is killed.
 //
@@ -4239,6 +4996,78 @@ func (c *ClientWithResponses) ExecWithResponse(ctx context.Context, name Name, r
 		return nil, err
 	}
 	return ParseExecResponse(rsp)
+}
+
+// ListExecsWithResponse The commands that run in a sandbox, and the last ones that ended, in the order of their starts
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/sandboxes/{name}/execs (the `ListExecs` operationId).
+func (c *ClientWithResponses) ListExecsWithResponse(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*ListExecsResponse, error) {
+	rsp, err := c.ListExecs(ctx, name, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListExecsResponse(rsp)
+}
+
+// GetExecWithResponse One command
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/sandboxes/{name}/execs/{id} (the `GetExec` operationId).
+func (c *ClientWithResponses) GetExecWithResponse(ctx context.Context, name Name, id ExecID, reqEditors ...RequestEditorFn) (*GetExecResponse, error) {
+	rsp, err := c.GetExec(ctx, name, id, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetExecResponse(rsp)
+}
+
+// AttachExecWithResponse Take part in a command that was started in the background (WebSocket)
+//
+// Upgrades to a WebSocket with the messages of exec, but without the first one of the client. The last 128 KiB of the
+// command's output are kept: `history` has them sent first; without `follow` nothing else is, and the last event is
+// `detached`. Any number of clients may get the output, one at a time may send stdin. Output that a client is too slow
+// for is told as `dropped`. The command does not notice when a client goes.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/sandboxes/{name}/execs/{id}/attach (the `AttachExec` operationId).
+func (c *ClientWithResponses) AttachExecWithResponse(ctx context.Context, name Name, id ExecID, params *AttachExecParams, reqEditors ...RequestEditorFn) (*AttachExecResponse, error) {
+	rsp, err := c.AttachExec(ctx, name, id, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAttachExecResponse(rsp)
+}
+
+// SignalExecWithResponse Send a signal to the process group of a command; SIGKILL to all processes that came of it
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/sandboxes/{name}/execs/{id}/signal (the `SignalExec` operationId).
+func (c *ClientWithResponses) SignalExecWithResponse(ctx context.Context, name Name, id ExecID, params *SignalExecParams, reqEditors ...RequestEditorFn) (*SignalExecResponse, error) {
+	rsp, err := c.SignalExec(ctx, name, id, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSignalExecResponse(rsp)
+}
+
+// WaitExecWithResponse Wait for the end of a command that was started in the background
+//
+// When it has not ended in time, the answer has no `ended_at`.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/sandboxes/{name}/execs/{id}/wait (the `WaitExec` operationId).
+func (c *ClientWithResponses) WaitExecWithResponse(ctx context.Context, name Name, id ExecID, params *WaitExecParams, reqEditors ...RequestEditorFn) (*WaitExecResponse, error) {
+	rsp, err := c.WaitExec(ctx, name, id, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseWaitExecResponse(rsp)
 }
 
 // ChangeModeWithResponse Change the mode of a file
@@ -4731,6 +5560,163 @@ func ParseExecResponse(rsp *http.Response) (*ExecResponse, error) {
 	return response, nil
 }
 
+// ParseListExecsResponse parses an HTTP response from a ListExecsWithResponse call
+func ParseListExecsResponse(rsp *http.Response) (*ListExecsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListExecsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ExecList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetExecResponse parses an HTTP response from a GetExecWithResponse call
+func ParseGetExecResponse(rsp *http.Response) (*GetExecResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetExecResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ExecInfo
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseAttachExecResponse parses an HTTP response from a AttachExecWithResponse call
+func ParseAttachExecResponse(rsp *http.Response) (*AttachExecResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &AttachExecResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 101:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseSignalExecResponse parses an HTTP response from a SignalExecWithResponse call
+func ParseSignalExecResponse(rsp *http.Response) (*SignalExecResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &SignalExecResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseWaitExecResponse parses an HTTP response from a WaitExecWithResponse call
+func ParseWaitExecResponse(rsp *http.Response) (*WaitExecResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &WaitExecResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ExecInfo
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseChangeModeResponse parses an HTTP response from a ChangeModeWithResponse call
 func ParseChangeModeResponse(rsp *http.Response) (*ChangeModeResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -5161,6 +6147,21 @@ type ServerInterface interface {
 	// Exec Run a command (WebSocket)
 	// (GET /v1/sandboxes/{name}/exec)
 	Exec(w http.ResponseWriter, r *http.Request, name Name)
+	// ListExecs The commands that run in a sandbox, and the last ones that ended, in the order of their starts
+	// (GET /v1/sandboxes/{name}/execs)
+	ListExecs(w http.ResponseWriter, r *http.Request, name Name)
+	// GetExec One command
+	// (GET /v1/sandboxes/{name}/execs/{id})
+	GetExec(w http.ResponseWriter, r *http.Request, name Name, id ExecID)
+	// AttachExec Take part in a command that was started in the background (WebSocket)
+	// (GET /v1/sandboxes/{name}/execs/{id}/attach)
+	AttachExec(w http.ResponseWriter, r *http.Request, name Name, id ExecID, params AttachExecParams)
+	// SignalExec Send a signal to the process group of a command; SIGKILL to all processes that came of it
+	// (POST /v1/sandboxes/{name}/execs/{id}/signal)
+	SignalExec(w http.ResponseWriter, r *http.Request, name Name, id ExecID, params SignalExecParams)
+	// WaitExec Wait for the end of a command that was started in the background
+	// (GET /v1/sandboxes/{name}/execs/{id}/wait)
+	WaitExec(w http.ResponseWriter, r *http.Request, name Name, id ExecID, params WaitExecParams)
 	// ChangeMode Change the mode of a file
 	// (POST /v1/sandboxes/{name}/files/chmod)
 	ChangeMode(w http.ResponseWriter, r *http.Request, name Name, params ChangeModeParams)
@@ -5566,6 +6567,246 @@ func (siw *ServerInterfaceWrapper) Exec(w http.ResponseWriter, r *http.Request) 
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.Exec(w, r, name)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListExecs operation middleware
+func (siw *ServerInterfaceWrapper) ListExecs(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name Name
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", r.PathValue("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListExecs(w, r, name)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetExec operation middleware
+func (siw *ServerInterfaceWrapper) GetExec(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name Name
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", r.PathValue("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "id" -------------
+	var id ExecID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetExec(w, r, name, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// AttachExec operation middleware
+func (siw *ServerInterfaceWrapper) AttachExec(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name Name
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", r.PathValue("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "id" -------------
+	var id ExecID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params AttachExecParams
+
+	// ------------- Optional query parameter "stdin" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "stdin", r.URL.Query(), &params.Stdin, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "stdin"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "stdin", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "history" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "history", r.URL.Query(), &params.History, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "history"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "history", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "follow" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "follow", r.URL.Query(), &params.Follow, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "follow"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "follow", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.AttachExec(w, r, name, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// SignalExec operation middleware
+func (siw *ServerInterfaceWrapper) SignalExec(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name Name
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", r.PathValue("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "id" -------------
+	var id ExecID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params SignalExecParams
+
+	// ------------- Required query parameter "signal" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "signal", r.URL.Query(), &params.Signal, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "signal"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "signal", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.SignalExec(w, r, name, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// WaitExec operation middleware
+func (siw *ServerInterfaceWrapper) WaitExec(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name Name
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", r.PathValue("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "id" -------------
+	var id ExecID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params WaitExecParams
+
+	// ------------- Optional query parameter "timeout_ms" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "timeout_ms", r.URL.Query(), &params.TimeoutMs, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "timeout_ms"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "timeout_ms", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.WaitExec(w, r, name, id, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -6364,6 +7605,11 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/sandboxes/{name}/stop", wrapper.StopSandbox)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/sandboxes/{name}/logs", wrapper.GetLogs)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/sandboxes/{name}/exec", wrapper.Exec)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/sandboxes/{name}/execs", wrapper.ListExecs)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/sandboxes/{name}/execs/{id}", wrapper.GetExec)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/sandboxes/{name}/execs/{id}/signal", wrapper.SignalExec)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/sandboxes/{name}/execs/{id}/wait", wrapper.WaitExec)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/sandboxes/{name}/execs/{id}/attach", wrapper.AttachExec)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/sandboxes/{name}/archive", wrapper.GetArchive)
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v1/sandboxes/{name}/archive", wrapper.PutArchive)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/sandboxes/{name}/files/content", wrapper.ReadFile)

@@ -13,6 +13,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"github.com/agentkernel/agentkernel/internal/sandbox"
@@ -27,6 +28,10 @@ type execFlags struct {
 	tty         bool
 	timeout     time.Duration
 	record      recordFlags
+
+	detach bool
+	memory string
+	pids   int
 }
 
 // register adds the flags of a command that takes another one.
@@ -57,6 +62,9 @@ func (f *execFlags) start(argv []string) (client.ExecStart, error) {
 		ms := int(max(1, f.timeout.Milliseconds()))
 		start.TimeoutMs = &ms
 	}
+	if err := f.limits(&start); err != nil {
+		return start, err
+	}
 	if f.cwd != "" {
 		start.Cwd = &f.cwd
 	}
@@ -84,14 +92,41 @@ func (f *execFlags) start(argv []string) (client.ExecStart, error) {
 	return start, nil
 }
 
+// registerLimits adds the flags for limits of a command.
+func (f *execFlags) registerLimits(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.StringVar(&f.memory, "memory", "", "limit on the memory of the command's processes, such as 256m (default none)")
+	fs.IntVar(&f.pids, "pids-limit", 0, "limit on the command's processes and threads (default half of what the guest's kernel can have)")
+}
+
+// limits sets the limits of a command.
+func (f *execFlags) limits(start *client.ExecStart) error {
+	if f.memory != "" {
+		bytes, err := units.RAMInBytes(f.memory)
+		if err != nil || bytes < 1<<20 {
+			return sandbox.Errorf(sandbox.Invalid, "write it as 256m or 2g; 1m at least", "--memory %q is not an amount of memory", f.memory)
+		}
+		mib := int(bytes >> 20)
+		start.MemoryMib = &mib
+	}
+	if f.pids < 0 {
+		return sandbox.Errorf(sandbox.Invalid, "use 1 or more", "--pids-limit %d is out of range", f.pids)
+	}
+	if f.pids > 0 {
+		start.PidsLimit = &f.pids
+	}
+	return nil
+}
+
 func execCommand(e *env) *cobra.Command {
 	var f execFlags
 	cmd := &cobra.Command{
 		Use: "exec [flags] NAME COMMAND [ARG…]", Short: "Run a command in a running sandbox",
 		Long: "Run a command in a running sandbox. Its exit code becomes this one's; 128+n when a signal ended it, 127 when there is\n" +
 			"no such command, 126 when it cannot be run, 125 for an error of agentkernel. SIGINT and SIGTERM are passed on to the\n" +
-			"command; the second one kills it. With --json, each event is a line of JSON.",
-		Example: "  agentkernel exec my-project echo \"hello from microVM\"",
+			"command; the second one kills it. With --json, each event is a line of JSON.\n\n" +
+			"With -d the command runs in the background, and its id is printed: see ps, logs --exec, attach, wait and kill.",
+		Example: "  agentkernel exec my-project echo \"hello from microVM\"\n  agentkernel exec -d my-project python3 -m http.server",
 		Args:    cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			argv := args[1:]
@@ -107,11 +142,36 @@ func execCommand(e *env) *cobra.Command {
 				return err
 			}
 			defer c.Close()
+			if f.detach {
+				return e.execDetached(cmd.Context(), c, args[0], start, &f)
+			}
 			return e.exec(c, args[0], start, &f)
 		},
 	}
 	f.register(cmd)
+	f.registerLimits(cmd)
+	cmd.Flags().BoolVarP(&f.detach, "detach", "d", false, "run the command in the background and print its id")
 	return cmd
+}
+
+// execDetached starts a command in the background.
+func (e *env) execDetached(ctx context.Context, c *client.Client, name string, start client.ExecStart, f *execFlags) error {
+	if f.record.file != "" {
+		return sandbox.Errorf(sandbox.Invalid, "record when you attach, or run it in the foreground", "--record needs the command's output, and -d leaves it in the guest")
+	}
+	start.Detach, start.Stdin = &f.detach, &f.interactive
+	if f.tty {
+		setTerminal(&start, e.screenSize())
+	}
+	exit, err := c.Exec(ctx, name, start, client.ExecIO{})
+	if err != nil {
+		return err
+	}
+	if e.json {
+		return e.printJSON(map[string]string{"id": exit.ID})
+	}
+	_, err = fmt.Fprintln(e.out, exit.ID)
+	return err
 }
 
 // exec runs a command with this process's streams and signals, or on its terminal, and returns nil, an exitError with its
@@ -143,7 +203,9 @@ func (e *env) exec(c *client.Client, name string, start client.ExecStart, f *exe
 	}
 	var exit client.Exit
 	if f.tty && f.interactive {
-		exit, err = e.execOnTerminal(ctx, c, name, start, streams, rec, f.record.input)
+		exit, err = e.onTerminal(ctx, streams, rec, f.record.input, func(ctx context.Context, streams client.ExecIO) (client.Exit, error) {
+			return c.Exec(ctx, name, start, streams)
+		})
 	} else {
 		streams = recorded(streams, rec, f.record.input, !f.tty)
 		streams.Signals = forwardSignals(ctx, cancel)
@@ -162,13 +224,16 @@ func (e *env) execResult(exit client.Exit, err error, timeout time.Duration) err
 		return err
 	}
 	if e.json {
-		err := json.NewEncoder(e.out).Encode(map[string]any{"type": "exit", "code": exit.Code, "signal": exit.Signal, "timed_out": exit.TimedOut, "status": exit.Status()})
+		err := json.NewEncoder(e.out).Encode(map[string]any{"type": "exit", "code": exit.Code, "signal": exit.Signal, "timed_out": exit.TimedOut, "oom_killed": exit.OOMKilled, "status": exit.Status()})
 		if err != nil {
 			return err
 		}
 	}
 	if exit.TimedOut {
 		fmt.Fprintf(e.errOut, "agentkernel: the command was killed after %v\n", timeout)
+	}
+	if exit.OOMKilled {
+		fmt.Fprintln(e.errOut, "agentkernel: the command had more memory than its limit, and the guest's kernel killed a process of it")
 	}
 	if exit.Status() != 0 {
 		return exitError(exit.Status())

@@ -1,11 +1,9 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -103,25 +101,4 @@ func rmCommand(e *env) *cobra.Command {
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "kill a running microVM first")
 	return cmd
-}
-
-func logsCommand(e *env) *cobra.Command {
-	return &cobra.Command{
-		Use: "logs NAME", Short: "Print what the microVM wrote to its console", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := e.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			if e.json {
-				var text bytes.Buffer
-				if err := c.Logs(cmd.Context(), args[0], &text); err != nil {
-					return err
-				}
-				return e.printJSON(map[string]string{"name": args[0], "console": strings.ToValidUTF8(text.String(), "\uFFFD")})
-			}
-			return c.Logs(cmd.Context(), args[0], e.terminalSafe())
-		},
-	}
 }

@@ -16,7 +16,7 @@ import (
 func listCommand(e *env) *cobra.Command {
 	var quiet bool
 	cmd := &cobra.Command{
-		Use: "list", Aliases: []string{"ls", "ps"}, Short: "List the sandboxes", Args: cobra.NoArgs,
+		Use: "list", Aliases: []string{"ls"}, Short: "List the sandboxes", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := e.connect(cmd.Context())
 			if err != nil {

@@ -45,8 +45,8 @@ func setTerminal(start *client.ExecStart, size terminal.Size) {
 	start.Env = &vars
 }
 
-// execOnTerminal runs a command with this process's terminal in raw mode, and gives it back.
-func (e *env) execOnTerminal(ctx context.Context, c *client.Client, name string, start client.ExecStart, streams client.ExecIO, rec *asciicast.Writer, input bool) (client.Exit, error) {
+// onTerminal has run talk to a command with this process's terminal in raw mode, and gives the terminal back.
+func (e *env) onTerminal(ctx context.Context, streams client.ExecIO, rec *asciicast.Writer, input bool, run func(context.Context, client.ExecIO) (client.Exit, error)) (client.Exit, error) {
 	s, ctx, err := terminal.Raw(ctx, terminal.File(e.in), e.out)
 	if err != nil {
 		return client.Exit{}, err
@@ -75,7 +75,7 @@ func (e *env) execOnTerminal(ctx context.Context, c *client.Client, name string,
 			}
 		}
 	}()
-	exit, err := c.Exec(ctx, name, start, streams)
+	exit, err := run(ctx, streams)
 	cutShort := err != nil || exit.Signal != 0
 	if cutShort {
 		err = errors.Join(err, s.Reset())

@@ -10,7 +10,7 @@ import (
 // Event is something that an Exec tells: one of the types below.
 type Event interface{ event() }
 
-// The events of an Exec. The first is Started or Failed, the last is Exited or Failed.
+// The events of an Exec. The first is Started or Failed, the last is Exited, Failed or Detached.
 type (
 	// Started says that the command runs.
 	Started struct{ PID uint32 }
@@ -25,7 +25,13 @@ type (
 		Code     uint32 // 0-255; 0 when a signal ended it
 		Signal   uint32 // 1-64; 0 when none
 		TimedOut bool   // its time was over, and it was killed for that
+		// OOMKilled says that the kernel killed a process of the command for its limit on memory.
+		OOMKilled bool
 	}
+	// Detached says that nothing more comes, and that the command runs on.
+	Detached struct{}
+	// Dropped says how many bytes of output are missing before what comes next.
+	Dropped uint64
 	// Failed says why no command ran.
 	Failed struct {
 		Reason  Reason
@@ -39,6 +45,8 @@ func (Stderr) event()      {}
 func (StdinCredit) event() {}
 func (Exited) event()      {}
 func (Failed) event()      {}
+func (Detached) event()    {}
+func (Dropped) event()     {}
 
 // Reason is why a command did not run.
 type Reason int
@@ -61,6 +69,8 @@ const maxStdinCredit = 64 << 20
 type decoder struct {
 	hasStdin bool
 	terminal bool // all output is stdout
+	detach   bool // may end with Detached
+	attached bool // there may be a gap in the output
 	started  bool
 	ended    bool
 }
@@ -99,6 +109,17 @@ func (d *decoder) decode(r *guestv1.ExecResponse) (Event, error) {
 		return StdinCredit(m.StdinCredit), nil
 	case *guestv1.ExecResponse_Exited:
 		return d.exited(m.Exited)
+	case *guestv1.ExecResponse_Detached:
+		if !d.detach {
+			return nil, errors.New("the guest let a command go that was to be waited for")
+		}
+		d.ended = true
+		return Detached{}, nil
+	case *guestv1.ExecResponse_Dropped:
+		if !d.attached || m.Dropped == 0 {
+			return nil, fmt.Errorf("the guest says that %d bytes of output are missing", m.Dropped)
+		}
+		return Dropped(m.Dropped), nil
 	}
 	return nil, fmt.Errorf("the guest sent a message of an unknown type")
 }
@@ -112,11 +133,19 @@ func checkOutput(n int) error {
 
 func (d *decoder) exited(m *guestv1.ExecExited) (Event, error) {
 	d.ended = true
+	e, err := checkExit(m)
+	if err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+func checkExit(m *guestv1.ExecExited) (Exited, error) {
 	code, signal := m.GetCode(), m.GetSignal()
 	if code > 255 || signal > 64 || code != 0 && signal != 0 {
-		return nil, fmt.Errorf("the guest says that the command ended with code %d and signal %d, which cannot be", code, signal)
+		return Exited{}, fmt.Errorf("the guest says that the command ended with code %d and signal %d, which cannot be", code, signal)
 	}
-	return Exited{code, signal, m.GetTimedOut()}, nil
+	return Exited{code, signal, m.GetTimedOut(), m.GetOomKilled()}, nil
 }
 
 func (d *decoder) failed(m *guestv1.ExecFailed) (Event, error) {

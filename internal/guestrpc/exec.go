@@ -38,6 +38,20 @@ type ExecSpec struct {
 	User      string
 	Stdin     bool
 	TimeoutMs uint32
+
+	Detach      bool
+	MemoryBytes uint64
+	MaxPids     uint32
+}
+
+// AttachSpec says what to take part in: ExecAttach in api/guest/v1/agent.proto. Terminal says whether the command has one.
+type AttachSpec struct {
+	ID       string
+	Terminal bool
+	Stdin    bool
+	Output   bool
+	History  bool
+	Follow   bool
 }
 
 // TerminalSize is in characters; neither is 0.
@@ -72,22 +86,37 @@ func (c *Client) Exec(ctx context.Context, spec ExecSpec) (*Exec, error) {
 	start := &guestv1.ExecStart{
 		Id: spec.ID, Argv: spec.Argv, Env: spec.Env, Cwd: spec.Cwd, User: spec.User, Stdin: spec.Stdin,
 		TimeoutMs: spec.TimeoutMs, OutputCredit: outputCredit, Terminal: spec.Terminal.message(), Shell: spec.Shell,
+		Detach: spec.Detach, MemoryBytes: spec.MemoryBytes, MaxPids: spec.MaxPids,
 	}
 	if n := proto.Size(start); n > maxStart {
 		return nil, sandbox.Errorf(sandbox.Invalid, "pass large data by stdin", "the command and its environment have %d bytes, more than the %d allowed", n, maxStart)
 	}
+	dec := decoder{hasStdin: spec.Stdin && !spec.Detach, terminal: spec.Terminal != nil, detach: spec.Detach}
+	return c.open(ctx, dec, &guestv1.ExecRequest{Msg: &guestv1.ExecRequest_Start{Start: start}})
+}
+
+// Attach takes part in a command that was detached, on a connection of its own. ctx bounds the beginning; Close leaves the
+// command alone. Whether it is there at all is told by the first event.
+func (c *Client) Attach(ctx context.Context, spec AttachSpec) (*Exec, error) {
+	attach := &guestv1.ExecAttach{Id: spec.ID, Stdin: spec.Stdin, Output: spec.Output, History: spec.History, Follow: spec.Follow, OutputCredit: outputCredit}
+	dec := decoder{hasStdin: spec.Stdin, terminal: spec.Terminal, detach: spec.Output && !spec.Follow, attached: true}
+	return c.open(ctx, dec, &guestv1.ExecRequest{Msg: &guestv1.ExecRequest_Attach{Attach: attach}})
+}
+
+// open begins an Exec with its first request.
+func (c *Client) open(ctx context.Context, dec decoder, first *guestv1.ExecRequest) (*Exec, error) {
 	conn, err := c.dial(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the guest agent: %w", err)
 	}
-	x := &Exec{closed: !spec.Stdin, dec: decoder{hasStdin: spec.Stdin, terminal: spec.Terminal != nil}}
+	x := &Exec{closed: !dec.hasStdin, dec: dec}
 	x.guard = &guard{Conn: conn, check: x.expect()}
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	x.cancel = cancel
 	stop := context.AfterFunc(ctx, func() { x.Close() })
 	x.stream, err = guestv1.NewAgentClient(ttrpc.NewClient(x.guard)).Exec(life)
 	if err == nil {
-		err = x.stream.Send(&guestv1.ExecRequest{Msg: &guestv1.ExecRequest_Start{Start: start}})
+		err = x.stream.Send(first)
 	}
 	if !stop() {
 		err = context.Cause(ctx)
@@ -116,7 +145,7 @@ func (x *Exec) expect() func(uint32, byte, byte) error {
 	}
 }
 
-// Recv waits for the next event. After Exited or Failed it returns io.EOF; when the connection breaks or the guest breaks
+// Recv waits for the next event. After Exited, Failed or Detached it returns io.EOF; when the connection breaks or the guest breaks
 // the rules, another error, and the command counts as lost.
 func (x *Exec) Recv() (Event, error) {
 	if x.dec.ended {
@@ -147,7 +176,7 @@ func (x *Exec) Recv() (Event, error) {
 		x.mu.Lock()
 		x.credit += uint64(ev)
 		x.mu.Unlock()
-	case Exited, Failed:
+	case Exited, Failed, Detached:
 		x.mu.Lock()
 		x.closed = true
 		x.mu.Unlock()
@@ -205,7 +234,7 @@ func (x *Exec) Resize(size TerminalSize) error {
 	return nil
 }
 
-// Close ends the connection, and with it the command when it still runs. It does not block.
+// Close ends the connection, and with it the command when it still runs and is not detached. It does not block.
 func (x *Exec) Close() error {
 	x.cancel()
 	return x.guard.Close()

@@ -25,6 +25,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // guest is a guest agent that says what a test wants.
 type guest struct {
+	list     *guestv1.ListResponse
 	hello    func() *guestv1.HelloResponse
 	exec     func(guestv1.Agent_ExecServer) error
 	signalID string
@@ -60,6 +61,10 @@ func (g *guest) Signal(_ context.Context, r *guestv1.SignalRequest) (*guestv1.Si
 
 func (g *guest) Shutdown(context.Context, *guestv1.ShutdownRequest) (*guestv1.ShutdownResponse, error) {
 	return &guestv1.ShutdownResponse{}, nil
+}
+
+func (g *guest) List(context.Context, *guestv1.ListRequest) (*guestv1.ListResponse, error) {
+	return g.list, nil
 }
 
 // serve runs g until the test ends and returns how to reach it.
@@ -244,7 +249,6 @@ func TestExecRules(t *testing.T) {
 	}
 }
 
-// TestFlood checks that the messages that wait for Recv are bounded.
 // A terminal has no error output.
 func TestTerminalRules(t *testing.T) {
 	d := decoder{terminal: true, started: true}
@@ -256,6 +260,55 @@ func TestTerminalRules(t *testing.T) {
 	}
 }
 
+// Only those who asked for it are let go, or told of gaps.
+func TestAttachRules(t *testing.T) {
+	detached := &guestv1.ExecResponse{Msg: &guestv1.ExecResponse_Detached{Detached: &guestv1.ExecDetached{}}}
+	dropped := &guestv1.ExecResponse{Msg: &guestv1.ExecResponse_Dropped{Dropped: 7}}
+	for _, tc := range []struct {
+		dec  decoder
+		resp *guestv1.ExecResponse
+		want Event
+	}{
+		{decoder{started: true}, detached, nil},
+		{decoder{started: true, detach: true}, detached, Detached{}},
+		{decoder{started: true}, dropped, nil},
+		{decoder{started: true, attached: true}, dropped, Dropped(7)},
+		{decoder{detach: true}, detached, nil},
+	} {
+		if ev, err := tc.dec.decode(tc.resp); ev != tc.want || (err == nil) != (tc.want != nil) {
+			t.Errorf("%+v: %v, %v", tc.dec, ev, err)
+		}
+	}
+}
+
+func TestList(t *testing.T) {
+	good := func() *guestv1.ExecInfo {
+		return &guestv1.ExecInfo{Number: 3, Id: "a", Argv: []string{"x\x1b"}, EndedUnixNs: 1, Exited: &guestv1.ExecExited{Code: 4}}
+	}
+	g := &guest{list: &guestv1.ListResponse{Execs: []*guestv1.ExecInfo{good()}}}
+	c := connect(t, g)
+	list, err := c.List(t.Context())
+	if err != nil || len(list) != 1 || list[0].ID != "a" || list[0].Argv[0] != "x?" || list[0].Exited.Code != 4 || list[0].Ended.IsZero() {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	for name, change := range map[string]func(*guestv1.ListResponse){
+		"out of order":    func(r *guestv1.ListResponse) { r.Execs = append(r.Execs, good()) },
+		"endless":         func(r *guestv1.ListResponse) { r.Execs, r.More = nil, true },
+		"again and again": func(r *guestv1.ListResponse) { r.More = true },
+		"too many":        func(r *guestv1.ListResponse) { r.Execs = make([]*guestv1.ExecInfo, 65) },
+		"long argv":       func(r *guestv1.ListResponse) { r.Execs[0].Argv = []string{strings.Repeat("x", 257)} },
+		"long id":         func(r *guestv1.ListResponse) { r.Execs[0].Id = strings.Repeat("x", 257) },
+		"code 256":        func(r *guestv1.ListResponse) { r.Execs[0].Exited.Code = 256 },
+	} {
+		g.list = &guestv1.ListResponse{Execs: []*guestv1.ExecInfo{good()}}
+		change(g.list)
+		if list, err := c.List(t.Context()); err == nil {
+			t.Errorf("%s: %+v", name, list)
+		}
+	}
+}
+
+// TestFlood checks that the messages that wait for Recv are bounded.
 func TestFlood(t *testing.T) {
 	x := new(Exec)
 	check := x.expect()

@@ -32,14 +32,43 @@ const (
 	maxMessage = 64 << 10
 )
 
+// The largest limits of a command: what a microVM can have, and PID_MAX_LIMIT of Linux.
+const (
+	maxMemoryMiB = 16 << 20
+	maxPids      = 4 << 20
+)
+
 // Exec runs one command over a WebSocket; the messages are described in the API document.
 func (h *handler) Exec(w http.ResponseWriter, r *http.Request, name apiv1.Name) {
-	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
-		h.fail(w, r, sandbox.Errorf(sandbox.Invalid, "connect with a WebSocket client", "exec speaks WebSocket, and this request does not ask for it"))
-		return
-	}
 	if _, err := h.Manager.Get(name); err != nil {
 		h.fail(w, r, err)
+		return
+	}
+	h.execSession(w, r, name, func(s *execSession) error { return s.run(h.Manager, name) })
+}
+
+// AttachExec takes part in a command in the background.
+func (h *handler) AttachExec(w http.ResponseWriter, r *http.Request, name apiv1.Name, id apiv1.ExecID, params apiv1.AttachExecParams) {
+	if _, err := h.Manager.ExecInfo(r.Context(), name, id); err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	spec := guestrpc.AttachSpec{ID: id, Stdin: or(params.Stdin, false), Output: true, History: or(params.History, false), Follow: or(params.Follow, true)}
+	h.execSession(w, r, name, func(s *execSession) error {
+		s.conn.SetReadLimit(maxMessage)
+		x, info, err := h.Manager.Attach(s.ctx, name, spec)
+		if err != nil {
+			return err
+		}
+		s.terminal = info.Terminal
+		return s.carry(x)
+	})
+}
+
+// execSession upgrades a request to a WebSocket and runs a session on it.
+func (h *handler) execSession(w http.ResponseWriter, r *http.Request, name string, run func(*execSession) error) {
+	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		h.fail(w, r, sandbox.Errorf(sandbox.Invalid, "connect with a WebSocket client", "exec speaks WebSocket, and this request does not ask for it"))
 		return
 	}
 	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{ExecProtocol}, CompressionMode: websocket.CompressionDisabled})
@@ -51,7 +80,7 @@ func (h *handler) Exec(w http.ResponseWriter, r *http.Request, name apiv1.Name) 
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	s := &execSession{conn: conn, ctx: ctx, cancel: cancel}
-	if err := s.run(h.Manager, name); err != nil {
+	if err := run(s); err != nil {
 		h.Log.Debug("exec ended", "sandbox", name, "err", err)
 		// A client that is gone does not hear it.
 		_ = s.event(apiv1.ExecEvent{Type: apiv1.ExecEventTypeError, ExitCode: exitCode(err), Error: ptr(Error(err))})
@@ -91,6 +120,11 @@ func (s *execSession) run(m *manager.Manager, name string) error {
 	if err != nil {
 		return err
 	}
+	return s.carry(x)
+}
+
+// carry connects the client to a command until the end of one of them.
+func (s *execSession) carry(x *manager.Exec) error {
 	defer x.Close()
 	reading := make(chan struct{})
 	go func() {
@@ -99,7 +133,7 @@ func (s *execSession) run(m *manager.Manager, name string) error {
 		s.cancel()
 		x.Close() // the client is gone, or has broken the rules: the command has no reason to go on
 	}()
-	err = s.send(x)
+	err := s.send(x)
 	if err == nil {
 		err = s.conn.Close(websocket.StatusNormalClosure, "")
 		if err != nil {
@@ -116,8 +150,9 @@ func execSpec(start apiv1.ExecStart) (spec guestrpc.ExecSpec, err error) {
 	timeout := or(start.TimeoutMs, 0)
 	spec = guestrpc.ExecSpec{
 		Argv: start.Argv, Shell: or(start.Shell, false), Env: deref(start.Env), Cwd: or(start.Cwd, ""), User: or(start.User, ""),
-		Stdin: or(start.Stdin, false), TimeoutMs: uint32(timeout),
+		Stdin: or(start.Stdin, false), TimeoutMs: uint32(timeout), Detach: or(start.Detach, false),
 	}
+	memory, pids := or(start.MemoryMib, 0), or(start.PidsLimit, 0)
 	switch {
 	case spec.Shell && len(start.Argv) > 0:
 		return spec, sandbox.Errorf(sandbox.Invalid, "give argv or shell", "a login shell takes no command")
@@ -125,7 +160,12 @@ func execSpec(start apiv1.ExecStart) (spec guestrpc.ExecSpec, err error) {
 		return spec, sandbox.Errorf(sandbox.Invalid, "give a command", "there is no command to run")
 	case timeout < 0 || timeout > math.MaxUint32:
 		return spec, sandbox.Errorf(sandbox.Invalid, fmt.Sprintf("use 0 to %d", uint32(math.MaxUint32)), "timeout_ms %d is out of range", timeout)
+	case memory < 0 || memory > maxMemoryMiB:
+		return spec, sandbox.Errorf(sandbox.Invalid, fmt.Sprintf("use 1 to %d", maxMemoryMiB), "memory_mib %d is out of range", memory)
+	case pids < 0 || pids > maxPids:
+		return spec, sandbox.Errorf(sandbox.Invalid, fmt.Sprintf("use 1 to %d", maxPids), "pids_limit %d is out of range", pids)
 	}
+	spec.MemoryBytes, spec.MaxPids = uint64(memory)<<20, uint32(pids)
 	if or(start.Tty, false) {
 		size, err := terminalSize(or(start.Rows, 24), or(start.Cols, 80))
 		if err != nil {
@@ -201,15 +241,19 @@ func (s *execSession) send(x *manager.Exec) error {
 		}
 		switch ev := ev.(type) {
 		case guestrpc.Started:
-			err = s.event(apiv1.ExecEvent{Type: apiv1.ExecEventTypeStarted, Pid: ptr(int(ev.PID))})
+			err = s.event(apiv1.ExecEvent{Type: apiv1.ExecEventTypeStarted, Id: ptr(x.ID()), Pid: ptr(int(ev.PID))})
 		case guestrpc.Stdout:
 			err = s.output(stdoutChannel, ev)
 		case guestrpc.Stderr:
 			err = s.output(stderrChannel, ev)
 		case guestrpc.StdinCredit:
-			err = s.event(apiv1.ExecEvent{Type: apiv1.ExecEventTypeCredit, Bytes: ptr(int(ev))})
+			err = s.event(apiv1.ExecEvent{Type: apiv1.ExecEventTypeCredit, Bytes: ptr(int64(ev))})
+		case guestrpc.Dropped:
+			err = s.event(apiv1.ExecEvent{Type: apiv1.ExecEventTypeDropped, Bytes: ptr(int64(min(ev, math.MaxInt64)))})
+		case guestrpc.Detached:
+			return s.event(apiv1.ExecEvent{Type: apiv1.ExecEventTypeDetached})
 		case guestrpc.Exited:
-			exit := apiv1.ExecEvent{Type: apiv1.ExecEventTypeExit, Code: ptr(int(ev.Code)), TimedOut: ptr(ev.TimedOut)}
+			exit := apiv1.ExecEvent{Type: apiv1.ExecEventTypeExit, Code: ptr(int(ev.Code)), TimedOut: ptr(ev.TimedOut), OomKilled: ptr(ev.OOMKilled)}
 			if ev.Signal != 0 {
 				exit.Signal = ptr(int(ev.Signal))
 			}

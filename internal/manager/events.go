@@ -34,6 +34,7 @@ type execEvents struct {
 	argv  []string
 	began time.Time
 	done  func() // the sandbox has no longer this use
+	quiet bool   // another one tells
 	once  sync.Once
 }
 
@@ -41,6 +42,9 @@ type execEvents struct {
 func (t *execEvents) event(ev guestrpc.Event) {
 	switch ev := ev.(type) {
 	case guestrpc.Started:
+		if t.quiet {
+			return
+		}
 		t.m.publish(t.rec, events.Event{Type: events.ExecStart, ExecID: t.id, Argv: t.argv, PID: int(ev.PID)})
 	case guestrpc.Exited:
 		end := events.Event{Signal: int(ev.Signal), TimedOut: ev.TimedOut}
@@ -57,8 +61,17 @@ func (t *execEvents) event(ev guestrpc.Event) {
 // end tells of the end; only the first one counts.
 func (t *execEvents) end(ev events.Event) {
 	t.once.Do(func() {
+		t.done()
+		if t.quiet {
+			return
+		}
 		ev.Type, ev.ExecID, ev.Argv, ev.Duration = events.ExecEnd, t.id, t.argv, time.Since(t.began)
 		t.m.publish(t.rec, ev)
-		t.done()
 	})
+}
+
+// handOver returns what tells of the end in t's place. It is nil when the end has been told.
+func (t *execEvents) handOver() (other *execEvents) {
+	t.once.Do(func() { other = &execEvents{m: t.m, rec: t.rec, id: t.id, argv: t.argv, began: t.began, done: t.done} })
+	return other
 }

@@ -92,10 +92,15 @@ type Exec struct {
 	machine sandbox.Machine
 	watched <-chan struct{}
 	closed  atomic.Bool
-	told    execEvents
+	told    *execEvents
+
+	attached bool // to a command that was started before
 }
 
-// Close ends the command when it still runs, and frees what belongs to it.
+// ID of the command, unique in its microVM.
+func (x *Exec) ID() string { return x.id }
+
+// Close ends the command when it still runs and is not in the background, and frees what belongs to it.
 func (x *Exec) Close() error {
 	x.closed.Store(true)
 	x.told.end(events.Event{Reason: "the client went away"})
@@ -120,7 +125,7 @@ func (m *Manager) Exec(ctx context.Context, name string, spec guestrpc.ExecSpec)
 	}
 	rec := r.b.record()
 	spec = withImage(spec, rec)
-	x.told = execEvents{m: m, rec: rec, id: x.id, argv: events.Argv(spec.Argv), began: x.began, done: done}
+	x.told = &execEvents{m: m, rec: rec, id: x.id, argv: events.Argv(spec.Argv), began: x.began, done: done}
 	spec.ID = x.id
 	if x.Exec, err = client.Exec(ctx, spec); err != nil {
 		done()
@@ -139,8 +144,14 @@ func (x *Exec) Recv() (guestrpc.Event, error) {
 		}
 		return ev, err
 	}
-	if _, ok := ev.(guestrpc.Exited); ok {
+	if _, ok := ev.(guestrpc.Exited); ok && !x.attached {
 		x.m.timeFirstExec(x.b, time.Since(x.began))
+	}
+	if _, ok := ev.(guestrpc.Detached); ok && !x.attached {
+		if told := x.told.handOver(); told != nil {
+			x.m.watchDetached(x.b, x.g, told)
+		}
+		return ev, nil
 	}
 	x.told.event(ev)
 	return ev, nil

@@ -119,6 +119,7 @@ func (m *Manager) adopted(b *box, machine sandbox.Machine) {
 		if err == nil {
 			log.Info("adopted", "pid", rec.Machine.PID)
 			m.attach(b, machine, g)
+			m.watchAllDetached(b, g)
 			return
 		}
 	}

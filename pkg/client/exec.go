@@ -30,6 +30,9 @@ type ExecIO struct {
 	// Sizes are new sizes of the command's terminal; the first one is in ExecStart. A command with a terminal writes
 	// everything to Stdout.
 	Sizes <-chan TerminalSize
+	// Dropped, when set, is told of bytes of output that are missing, since this reader of a command in the background was
+	// too slow, or came too late.
+	Dropped func(bytes int64)
 }
 
 // TerminalSize is in characters, each 1 to 65535.
@@ -40,6 +43,12 @@ type Exit struct {
 	Code     int // 0-255
 	Signal   int // the signal that ended it, else 0
 	TimedOut bool
+	// OOMKilled says that the guest's kernel killed a process of the command for its limit on memory.
+	OOMKilled bool
+	// Detached says that the command runs on.
+	Detached bool
+	// ID of the command.
+	ID string
 }
 
 // Status is what a shell would report: the code, or 128 + the signal.
@@ -60,11 +69,25 @@ func (e *ExecError) Error() string { return e.Cause.Message }
 func (e *ExecError) Unwrap() error { return e.Cause }
 
 // Exec runs a command and returns when it has ended and all of its output is written. When ctx ends first, the command is
-// killed. start.Stdin is set from io.
+// killed, unless it is detached. start.Stdin is set from streams, which a detached command is not connected to.
 func (c *Client) Exec(ctx context.Context, name string, start ExecStart, streams ExecIO) (Exit, error) {
+	if deref(start.Detach) {
+		streams = ExecIO{}
+	} else {
+		start.Stdin = ptr(streams.Stdin != nil)
+	}
+	first, err := json.Marshal(start)
+	if err != nil {
+		return Exit{}, err
+	}
+	return c.execSession(ctx, "/v1/sandboxes/"+url.PathEscape(name)+"/exec", first, streams)
+}
+
+// execSession connects a command to the caller until its end. first is the first message, if there is one.
+func (c *Client) execSession(ctx context.Context, path string, first []byte, streams ExecIO) (Exit, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	conn, resp, err := websocket.Dial(ctx, baseURL+"/v1/sandboxes/"+url.PathEscape(name)+"/exec", &websocket.DialOptions{
+	conn, resp, err := websocket.Dial(ctx, baseURL+path, &websocket.DialOptions{
 		HTTPClient: c.http, Subprotocols: []string{execProtocol}, CompressionMode: websocket.CompressionDisabled,
 	})
 	if err != nil {
@@ -76,13 +99,10 @@ func (c *Client) Exec(ctx context.Context, name string, start ExecStart, streams
 	}
 	defer conn.CloseNow()
 	conn.SetReadLimit(maxMessage)
-	start.Stdin = ptr(streams.Stdin != nil)
-	data, err := json.Marshal(start)
-	if err != nil {
-		return Exit{}, err
-	}
-	if err := conn.Write(ctx, websocket.MessageText, data); err != nil {
-		return Exit{}, fmt.Errorf("send the command: %w", err)
+	if first != nil {
+		if err := conn.Write(ctx, websocket.MessageText, first); err != nil {
+			return Exit{}, fmt.Errorf("send the command: %w", err)
+		}
 	}
 	s := &execStream{conn: conn, io: streams, credit: make(chan struct{}, 1)}
 	if streams.Stdin != nil {
@@ -100,6 +120,8 @@ func (c *Client) Exec(ctx context.Context, name string, start ExecStart, streams
 type execStream struct {
 	conn *websocket.Conn
 	io   ExecIO
+
+	id string // belongs to receive
 
 	mu     sync.Mutex
 	avail  int           // bytes of stdin that may be sent
@@ -126,10 +148,18 @@ func (s *execStream) receive(ctx context.Context) (Exit, error) {
 			return Exit{}, fmt.Errorf("decode an event of the command: %w", err)
 		}
 		switch ev.Type {
+		case apiv1.ExecEventTypeStarted:
+			s.id = deref(ev.Id)
 		case apiv1.ExecEventTypeCredit:
-			s.grant(deref(ev.Bytes))
+			s.grant(int(deref(ev.Bytes)))
+		case apiv1.ExecEventTypeDropped:
+			if s.io.Dropped != nil {
+				s.io.Dropped(deref(ev.Bytes))
+			}
+		case apiv1.ExecEventTypeDetached:
+			return Exit{ID: s.id, Detached: true}, nil
 		case apiv1.ExecEventTypeExit:
-			return Exit{Code: deref(ev.Code), Signal: deref(ev.Signal), TimedOut: deref(ev.TimedOut)}, nil
+			return Exit{Code: deref(ev.Code), Signal: deref(ev.Signal), TimedOut: deref(ev.TimedOut), OOMKilled: deref(ev.OomKilled), ID: s.id}, nil
 		case apiv1.ExecEventTypeError:
 			e := &ExecError{Cause: &Error{Code: apiv1.ErrorCodeInternal, Message: "the daemon gave no reason"}, Status: 125}
 			if ev.Error != nil {

@@ -78,7 +78,7 @@ func (x ExecFailed_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ExecFailed_Reason.Descriptor instead.
 func (ExecFailed_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{11, 0}
+	return file_agent_proto_rawDescGZIP(), []int{13, 0}
 }
 
 type HelloRequest struct {
@@ -322,6 +322,7 @@ type ExecRequest struct {
 	//	*ExecRequest_StdinClose
 	//	*ExecRequest_OutputCredit
 	//	*ExecRequest_Resize
+	//	*ExecRequest_Attach
 	Msg           isExecRequest_Msg `protobuf_oneof:"msg"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -409,6 +410,15 @@ func (x *ExecRequest) GetResize() *TerminalSize {
 	return nil
 }
 
+func (x *ExecRequest) GetAttach() *ExecAttach {
+	if x != nil {
+		if x, ok := x.Msg.(*ExecRequest_Attach); ok {
+			return x.Attach
+		}
+	}
+	return nil
+}
+
 type isExecRequest_Msg interface {
 	isExecRequest_Msg()
 }
@@ -433,6 +443,10 @@ type ExecRequest_Resize struct {
 	Resize *TerminalSize `protobuf:"bytes,5,opt,name=resize,proto3,oneof"` // of a command with a terminal
 }
 
+type ExecRequest_Attach struct {
+	Attach *ExecAttach `protobuf:"bytes,6,opt,name=attach,proto3,oneof"`
+}
+
 func (*ExecRequest_Start) isExecRequest_Msg() {}
 
 func (*ExecRequest_Stdin) isExecRequest_Msg() {}
@@ -442,6 +456,8 @@ func (*ExecRequest_StdinClose) isExecRequest_Msg() {}
 func (*ExecRequest_OutputCredit) isExecRequest_Msg() {}
 
 func (*ExecRequest_Resize) isExecRequest_Msg() {}
+
+func (*ExecRequest_Attach) isExecRequest_Msg() {}
 
 // TerminalSize is in characters, each 1 to 65535.
 type TerminalSize struct {
@@ -509,8 +525,13 @@ type ExecStart struct {
 	// A pseudo terminal of this size for stdin, stdout and stderr; its output comes as stdout. The command leads its session
 	// and has it as its controlling terminal. When the connection breaks, the command is hung up on (SIGHUP), and killed
 	// when that has not ended it. stdin_close is the terminal's end-of-file character.
-	Terminal      *TerminalSize `protobuf:"bytes,9,opt,name=terminal,proto3" json:"terminal,omitempty"`
-	Shell         bool          `protobuf:"varint,10,opt,name=shell,proto3" json:"shell,omitempty"` // the user's login shell, as their passwd entry names it; argv is empty then
+	Terminal *TerminalSize `protobuf:"bytes,9,opt,name=terminal,proto3" json:"terminal,omitempty"`
+	Shell    bool          `protobuf:"varint,10,opt,name=shell,proto3" json:"shell,omitempty"` // the user's login shell, as their passwd entry names it; argv is empty then
+	// In the background: the answer is `started` and `detached`, and the command goes on without a connection. The last
+	// 128 KiB of its output are kept. It reads nothing until someone attaches with stdin.
+	Detach        bool   `protobuf:"varint,11,opt,name=detach,proto3" json:"detach,omitempty"`
+	MemoryBytes   uint64 `protobuf:"varint,12,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"` // of all its processes; 0: no limit of its own
+	MaxPids       uint32 `protobuf:"varint,13,opt,name=max_pids,json=maxPids,proto3" json:"max_pids,omitempty"`             // processes and threads; 0: half of what the kernel can have
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -615,6 +636,113 @@ func (x *ExecStart) GetShell() bool {
 	return false
 }
 
+func (x *ExecStart) GetDetach() bool {
+	if x != nil {
+		return x.Detach
+	}
+	return false
+}
+
+func (x *ExecStart) GetMemoryBytes() uint64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
+func (x *ExecStart) GetMaxPids() uint32 {
+	if x != nil {
+		return x.MaxPids
+	}
+	return 0
+}
+
+// ExecAttach takes part in an Exec that was detached: it gets the output, and may send stdin and resize. When the connection
+// ends, the command goes on.
+type ExecAttach struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Stdin         bool                   `protobuf:"varint,2,opt,name=stdin,proto3" json:"stdin,omitempty"`                                   // send stdin, which one connection at a time can do
+	Output        bool                   `protobuf:"varint,3,opt,name=output,proto3" json:"output,omitempty"`                                 // get output; else only the end
+	History       bool                   `protobuf:"varint,4,opt,name=history,proto3" json:"history,omitempty"`                               // beginning with what is kept of it, and not with what comes next
+	Follow        bool                   `protobuf:"varint,5,opt,name=follow,proto3" json:"follow,omitempty"`                                 // until the end of the command; else until the end of what is kept
+	OutputCredit  uint32                 `protobuf:"varint,6,opt,name=output_credit,json=outputCredit,proto3" json:"output_credit,omitempty"` // as of ExecStart. Output that is not taken is dropped in time, and never holds the command up
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecAttach) Reset() {
+	*x = ExecAttach{}
+	mi := &file_agent_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecAttach) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecAttach) ProtoMessage() {}
+
+func (x *ExecAttach) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecAttach.ProtoReflect.Descriptor instead.
+func (*ExecAttach) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ExecAttach) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ExecAttach) GetStdin() bool {
+	if x != nil {
+		return x.Stdin
+	}
+	return false
+}
+
+func (x *ExecAttach) GetOutput() bool {
+	if x != nil {
+		return x.Output
+	}
+	return false
+}
+
+func (x *ExecAttach) GetHistory() bool {
+	if x != nil {
+		return x.History
+	}
+	return false
+}
+
+func (x *ExecAttach) GetFollow() bool {
+	if x != nil {
+		return x.Follow
+	}
+	return false
+}
+
+func (x *ExecAttach) GetOutputCredit() uint32 {
+	if x != nil {
+		return x.OutputCredit
+	}
+	return 0
+}
+
 type StdinClose struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -623,7 +751,7 @@ type StdinClose struct {
 
 func (x *StdinClose) Reset() {
 	*x = StdinClose{}
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -635,7 +763,7 @@ func (x *StdinClose) String() string {
 func (*StdinClose) ProtoMessage() {}
 
 func (x *StdinClose) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -648,7 +776,7 @@ func (x *StdinClose) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StdinClose.ProtoReflect.Descriptor instead.
 func (*StdinClose) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{7}
+	return file_agent_proto_rawDescGZIP(), []int{8}
 }
 
 type ExecResponse struct {
@@ -661,6 +789,8 @@ type ExecResponse struct {
 	//	*ExecResponse_StdinCredit
 	//	*ExecResponse_Exited
 	//	*ExecResponse_Failed
+	//	*ExecResponse_Detached
+	//	*ExecResponse_Dropped
 	Msg           isExecResponse_Msg `protobuf_oneof:"msg"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -668,7 +798,7 @@ type ExecResponse struct {
 
 func (x *ExecResponse) Reset() {
 	*x = ExecResponse{}
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -680,7 +810,7 @@ func (x *ExecResponse) String() string {
 func (*ExecResponse) ProtoMessage() {}
 
 func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -693,7 +823,7 @@ func (x *ExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
 func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{8}
+	return file_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ExecResponse) GetMsg() isExecResponse_Msg {
@@ -757,6 +887,24 @@ func (x *ExecResponse) GetFailed() *ExecFailed {
 	return nil
 }
 
+func (x *ExecResponse) GetDetached() *ExecDetached {
+	if x != nil {
+		if x, ok := x.Msg.(*ExecResponse_Detached); ok {
+			return x.Detached
+		}
+	}
+	return nil
+}
+
+func (x *ExecResponse) GetDropped() uint64 {
+	if x != nil {
+		if x, ok := x.Msg.(*ExecResponse_Dropped); ok {
+			return x.Dropped
+		}
+	}
+	return 0
+}
+
 type isExecResponse_Msg interface {
 	isExecResponse_Msg()
 }
@@ -785,6 +933,14 @@ type ExecResponse_Failed struct {
 	Failed *ExecFailed `protobuf:"bytes,6,opt,name=failed,proto3,oneof"`
 }
 
+type ExecResponse_Detached struct {
+	Detached *ExecDetached `protobuf:"bytes,7,opt,name=detached,proto3,oneof"`
+}
+
+type ExecResponse_Dropped struct {
+	Dropped uint64 `protobuf:"varint,8,opt,name=dropped,proto3,oneof"` // so many bytes of output are missing here
+}
+
 func (*ExecResponse_Started) isExecResponse_Msg() {}
 
 func (*ExecResponse_Stdout) isExecResponse_Msg() {}
@@ -797,6 +953,46 @@ func (*ExecResponse_Exited) isExecResponse_Msg() {}
 
 func (*ExecResponse_Failed) isExecResponse_Msg() {}
 
+func (*ExecResponse_Detached) isExecResponse_Msg() {}
+
+func (*ExecResponse_Dropped) isExecResponse_Msg() {}
+
+type ExecDetached struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecDetached) Reset() {
+	*x = ExecDetached{}
+	mi := &file_agent_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecDetached) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecDetached) ProtoMessage() {}
+
+func (x *ExecDetached) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecDetached.ProtoReflect.Descriptor instead.
+func (*ExecDetached) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{10}
+}
+
 type ExecStarted struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pid           uint32                 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
@@ -806,7 +1002,7 @@ type ExecStarted struct {
 
 func (x *ExecStarted) Reset() {
 	*x = ExecStarted{}
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -818,7 +1014,7 @@ func (x *ExecStarted) String() string {
 func (*ExecStarted) ProtoMessage() {}
 
 func (x *ExecStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -831,7 +1027,7 @@ func (x *ExecStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStarted.ProtoReflect.Descriptor instead.
 func (*ExecStarted) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{9}
+	return file_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ExecStarted) GetPid() uint32 {
@@ -846,13 +1042,14 @@ type ExecExited struct {
 	Code          uint32                 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`     // 0-255; 0 when a signal ended it
 	Signal        uint32                 `protobuf:"varint,2,opt,name=signal,proto3" json:"signal,omitempty"` // 0 when none
 	TimedOut      bool                   `protobuf:"varint,3,opt,name=timed_out,json=timedOut,proto3" json:"timed_out,omitempty"`
+	OomKilled     bool                   `protobuf:"varint,4,opt,name=oom_killed,json=oomKilled,proto3" json:"oom_killed,omitempty"` // the kernel killed a process of it, which had more memory than memory_bytes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExecExited) Reset() {
 	*x = ExecExited{}
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -864,7 +1061,7 @@ func (x *ExecExited) String() string {
 func (*ExecExited) ProtoMessage() {}
 
 func (x *ExecExited) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -877,7 +1074,7 @@ func (x *ExecExited) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecExited.ProtoReflect.Descriptor instead.
 func (*ExecExited) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ExecExited) GetCode() uint32 {
@@ -901,6 +1098,13 @@ func (x *ExecExited) GetTimedOut() bool {
 	return false
 }
 
+func (x *ExecExited) GetOomKilled() bool {
+	if x != nil {
+		return x.OomKilled
+	}
+	return false
+}
+
 // ExecFailed says why no process ran.
 type ExecFailed struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -912,7 +1116,7 @@ type ExecFailed struct {
 
 func (x *ExecFailed) Reset() {
 	*x = ExecFailed{}
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -924,7 +1128,7 @@ func (x *ExecFailed) String() string {
 func (*ExecFailed) ProtoMessage() {}
 
 func (x *ExecFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -937,7 +1141,7 @@ func (x *ExecFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecFailed.ProtoReflect.Descriptor instead.
 func (*ExecFailed) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ExecFailed) GetReason() ExecFailed_Reason {
@@ -964,7 +1168,7 @@ type SignalRequest struct {
 
 func (x *SignalRequest) Reset() {
 	*x = SignalRequest{}
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -976,7 +1180,7 @@ func (x *SignalRequest) String() string {
 func (*SignalRequest) ProtoMessage() {}
 
 func (x *SignalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -989,7 +1193,7 @@ func (x *SignalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
 func (*SignalRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SignalRequest) GetId() string {
@@ -1014,7 +1218,7 @@ type SignalResponse struct {
 
 func (x *SignalResponse) Reset() {
 	*x = SignalResponse{}
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1026,7 +1230,7 @@ func (x *SignalResponse) String() string {
 func (*SignalResponse) ProtoMessage() {}
 
 func (x *SignalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1039,7 +1243,219 @@ func (x *SignalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
 func (*SignalResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_proto_rawDescGZIP(), []int{15}
+}
+
+type ListRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	After         uint64                 `protobuf:"varint,1,opt,name=after,proto3" json:"after,omitempty"` // the number of the last one that is known; 0: from the beginning
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRequest) Reset() {
+	*x = ListRequest{}
+	mi := &file_agent_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRequest) ProtoMessage() {}
+
+func (x *ListRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
+func (*ListRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListRequest) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+type ListResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Execs         []*ExecInfo            `protobuf:"bytes,1,rep,name=execs,proto3" json:"execs,omitempty"`
+	More          bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListResponse) Reset() {
+	*x = ListResponse{}
+	mi := &file_agent_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListResponse) ProtoMessage() {}
+
+func (x *ListResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
+func (*ListResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ListResponse) GetExecs() []*ExecInfo {
+	if x != nil {
+		return x.Execs
+	}
+	return nil
+}
+
+func (x *ListResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+type ExecInfo struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"` // grows with each start
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Pid           uint32                 `protobuf:"varint,3,opt,name=pid,proto3" json:"pid,omitempty"`
+	Argv          []string               `protobuf:"bytes,4,rep,name=argv,proto3" json:"argv,omitempty"` // cut to 256 bytes in all
+	User          string                 `protobuf:"bytes,5,opt,name=user,proto3" json:"user,omitempty"` // cut to 64 bytes
+	Detached      bool                   `protobuf:"varint,6,opt,name=detached,proto3" json:"detached,omitempty"`
+	Terminal      bool                   `protobuf:"varint,7,opt,name=terminal,proto3" json:"terminal,omitempty"`
+	StartedUnixNs int64                  `protobuf:"varint,8,opt,name=started_unix_ns,json=startedUnixNs,proto3" json:"started_unix_ns,omitempty"`
+	EndedUnixNs   int64                  `protobuf:"varint,9,opt,name=ended_unix_ns,json=endedUnixNs,proto3" json:"ended_unix_ns,omitempty"` // 0: it runs
+	Exited        *ExecExited            `protobuf:"bytes,10,opt,name=exited,proto3" json:"exited,omitempty"`                                // when it has ended
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecInfo) Reset() {
+	*x = ExecInfo{}
+	mi := &file_agent_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecInfo) ProtoMessage() {}
+
+func (x *ExecInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecInfo.ProtoReflect.Descriptor instead.
+func (*ExecInfo) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ExecInfo) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *ExecInfo) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ExecInfo) GetPid() uint32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *ExecInfo) GetArgv() []string {
+	if x != nil {
+		return x.Argv
+	}
+	return nil
+}
+
+func (x *ExecInfo) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *ExecInfo) GetDetached() bool {
+	if x != nil {
+		return x.Detached
+	}
+	return false
+}
+
+func (x *ExecInfo) GetTerminal() bool {
+	if x != nil {
+		return x.Terminal
+	}
+	return false
+}
+
+func (x *ExecInfo) GetStartedUnixNs() int64 {
+	if x != nil {
+		return x.StartedUnixNs
+	}
+	return 0
+}
+
+func (x *ExecInfo) GetEndedUnixNs() int64 {
+	if x != nil {
+		return x.EndedUnixNs
+	}
+	return 0
+}
+
+func (x *ExecInfo) GetExited() *ExecExited {
+	if x != nil {
+		return x.Exited
+	}
+	return nil
 }
 
 type ShutdownRequest struct {
@@ -1051,7 +1467,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1063,7 +1479,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1076,7 +1492,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ShutdownRequest) GetGraceMs() uint32 {
@@ -1094,7 +1510,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1106,7 +1522,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1119,7 +1535,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{15}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 var File_agent_proto protoreflect.FileDescriptor
@@ -1143,18 +1559,19 @@ const file_agent_proto_rawDesc = "" +
 	"\ainit_ns\x18\x06 \x01(\x03R\x06initNs\x12\x19\n" +
 	"\bready_ns\x18\a \x01(\x03R\areadyNs\"\r\n" +
 	"\vPingRequest\"\x0e\n" +
-	"\fPingResponse\"\x8f\x02\n" +
+	"\fPingResponse\"\xcb\x02\n" +
 	"\vExecRequest\x127\n" +
 	"\x05start\x18\x01 \x01(\v2\x1f.agentkernel.guest.v1.ExecStartH\x00R\x05start\x12\x16\n" +
 	"\x05stdin\x18\x02 \x01(\fH\x00R\x05stdin\x12C\n" +
 	"\vstdin_close\x18\x03 \x01(\v2 .agentkernel.guest.v1.StdinCloseH\x00R\n" +
 	"stdinClose\x12%\n" +
 	"\routput_credit\x18\x04 \x01(\rH\x00R\foutputCredit\x12<\n" +
-	"\x06resize\x18\x05 \x01(\v2\".agentkernel.guest.v1.TerminalSizeH\x00R\x06resizeB\x05\n" +
+	"\x06resize\x18\x05 \x01(\v2\".agentkernel.guest.v1.TerminalSizeH\x00R\x06resize\x12:\n" +
+	"\x06attach\x18\x06 \x01(\v2 .agentkernel.guest.v1.ExecAttachH\x00R\x06attachB\x05\n" +
 	"\x03msg\"6\n" +
 	"\fTerminalSize\x12\x12\n" +
 	"\x04rows\x18\x01 \x01(\rR\x04rows\x12\x12\n" +
-	"\x04cols\x18\x02 \x01(\rR\x04cols\"\x97\x02\n" +
+	"\x04cols\x18\x02 \x01(\rR\x04cols\"\xed\x02\n" +
 	"\tExecStart\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04argv\x18\x02 \x03(\tR\x04argv\x12\x10\n" +
@@ -1167,24 +1584,40 @@ const file_agent_proto_rawDesc = "" +
 	"\routput_credit\x18\b \x01(\rR\foutputCredit\x12>\n" +
 	"\bterminal\x18\t \x01(\v2\".agentkernel.guest.v1.TerminalSizeR\bterminal\x12\x14\n" +
 	"\x05shell\x18\n" +
-	" \x01(\bR\x05shell\"\f\n" +
+	" \x01(\bR\x05shell\x12\x16\n" +
+	"\x06detach\x18\v \x01(\bR\x06detach\x12!\n" +
+	"\fmemory_bytes\x18\f \x01(\x04R\vmemoryBytes\x12\x19\n" +
+	"\bmax_pids\x18\r \x01(\rR\amaxPids\"\xa1\x01\n" +
 	"\n" +
-	"StdinClose\"\xa5\x02\n" +
+	"ExecAttach\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05stdin\x18\x02 \x01(\bR\x05stdin\x12\x16\n" +
+	"\x06output\x18\x03 \x01(\bR\x06output\x12\x18\n" +
+	"\ahistory\x18\x04 \x01(\bR\ahistory\x12\x16\n" +
+	"\x06follow\x18\x05 \x01(\bR\x06follow\x12#\n" +
+	"\routput_credit\x18\x06 \x01(\rR\foutputCredit\"\f\n" +
+	"\n" +
+	"StdinClose\"\x83\x03\n" +
 	"\fExecResponse\x12=\n" +
 	"\astarted\x18\x01 \x01(\v2!.agentkernel.guest.v1.ExecStartedH\x00R\astarted\x12\x18\n" +
 	"\x06stdout\x18\x02 \x01(\fH\x00R\x06stdout\x12\x18\n" +
 	"\x06stderr\x18\x03 \x01(\fH\x00R\x06stderr\x12#\n" +
 	"\fstdin_credit\x18\x04 \x01(\rH\x00R\vstdinCredit\x12:\n" +
 	"\x06exited\x18\x05 \x01(\v2 .agentkernel.guest.v1.ExecExitedH\x00R\x06exited\x12:\n" +
-	"\x06failed\x18\x06 \x01(\v2 .agentkernel.guest.v1.ExecFailedH\x00R\x06failedB\x05\n" +
-	"\x03msg\"\x1f\n" +
+	"\x06failed\x18\x06 \x01(\v2 .agentkernel.guest.v1.ExecFailedH\x00R\x06failed\x12@\n" +
+	"\bdetached\x18\a \x01(\v2\".agentkernel.guest.v1.ExecDetachedH\x00R\bdetached\x12\x1a\n" +
+	"\adropped\x18\b \x01(\x04H\x00R\adroppedB\x05\n" +
+	"\x03msg\"\x0e\n" +
+	"\fExecDetached\"\x1f\n" +
 	"\vExecStarted\x12\x10\n" +
-	"\x03pid\x18\x01 \x01(\rR\x03pid\"U\n" +
+	"\x03pid\x18\x01 \x01(\rR\x03pid\"t\n" +
 	"\n" +
 	"ExecExited\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\rR\x06signal\x12\x1b\n" +
-	"\ttimed_out\x18\x03 \x01(\bR\btimedOut\"\xcb\x01\n" +
+	"\ttimed_out\x18\x03 \x01(\bR\btimedOut\x12\x1d\n" +
+	"\n" +
+	"oom_killed\x18\x04 \x01(\bR\toomKilled\"\xcb\x01\n" +
 	"\n" +
 	"ExecFailed\x12?\n" +
 	"\x06reason\x18\x01 \x01(\x0e2'.agentkernel.guest.v1.ExecFailed.ReasonR\x06reason\x12\x18\n" +
@@ -1198,15 +1631,33 @@ const file_agent_proto_rawDesc = "" +
 	"\rSignalRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\rR\x06signal\"\x10\n" +
-	"\x0eSignalResponse\",\n" +
+	"\x0eSignalResponse\"#\n" +
+	"\vListRequest\x12\x14\n" +
+	"\x05after\x18\x01 \x01(\x04R\x05after\"X\n" +
+	"\fListResponse\x124\n" +
+	"\x05execs\x18\x01 \x03(\v2\x1e.agentkernel.guest.v1.ExecInfoR\x05execs\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"\xaa\x02\n" +
+	"\bExecInfo\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x10\n" +
+	"\x03pid\x18\x03 \x01(\rR\x03pid\x12\x12\n" +
+	"\x04argv\x18\x04 \x03(\tR\x04argv\x12\x12\n" +
+	"\x04user\x18\x05 \x01(\tR\x04user\x12\x1a\n" +
+	"\bdetached\x18\x06 \x01(\bR\bdetached\x12\x1a\n" +
+	"\bterminal\x18\a \x01(\bR\bterminal\x12&\n" +
+	"\x0fstarted_unix_ns\x18\b \x01(\x03R\rstartedUnixNs\x12\"\n" +
+	"\rended_unix_ns\x18\t \x01(\x03R\vendedUnixNs\x128\n" +
+	"\x06exited\x18\n" +
+	" \x01(\v2 .agentkernel.guest.v1.ExecExitedR\x06exited\",\n" +
 	"\x0fShutdownRequest\x12\x19\n" +
 	"\bgrace_ms\x18\x01 \x01(\rR\agraceMs\"\x12\n" +
-	"\x10ShutdownResponse2\xab\x03\n" +
+	"\x10ShutdownResponse2\xfa\x03\n" +
 	"\x05Agent\x12P\n" +
 	"\x05Hello\x12\".agentkernel.guest.v1.HelloRequest\x1a#.agentkernel.guest.v1.HelloResponse\x12M\n" +
 	"\x04Ping\x12!.agentkernel.guest.v1.PingRequest\x1a\".agentkernel.guest.v1.PingResponse\x12Q\n" +
 	"\x04Exec\x12!.agentkernel.guest.v1.ExecRequest\x1a\".agentkernel.guest.v1.ExecResponse(\x010\x01\x12S\n" +
-	"\x06Signal\x12#.agentkernel.guest.v1.SignalRequest\x1a$.agentkernel.guest.v1.SignalResponse\x12Y\n" +
+	"\x06Signal\x12#.agentkernel.guest.v1.SignalRequest\x1a$.agentkernel.guest.v1.SignalResponse\x12M\n" +
+	"\x04List\x12!.agentkernel.guest.v1.ListRequest\x1a\".agentkernel.guest.v1.ListResponse\x12Y\n" +
 	"\bShutdown\x12%.agentkernel.guest.v1.ShutdownRequest\x1a&.agentkernel.guest.v1.ShutdownResponseB9Z7github.com/agentkernel/agentkernel/api/guest/v1;guestv1b\x06proto3"
 
 var (
@@ -1222,7 +1673,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_agent_proto_goTypes = []any{
 	(ExecFailed_Reason)(0),   // 0: agentkernel.guest.v1.ExecFailed.Reason
 	(*HelloRequest)(nil),     // 1: agentkernel.guest.v1.HelloRequest
@@ -1232,40 +1683,51 @@ var file_agent_proto_goTypes = []any{
 	(*ExecRequest)(nil),      // 5: agentkernel.guest.v1.ExecRequest
 	(*TerminalSize)(nil),     // 6: agentkernel.guest.v1.TerminalSize
 	(*ExecStart)(nil),        // 7: agentkernel.guest.v1.ExecStart
-	(*StdinClose)(nil),       // 8: agentkernel.guest.v1.StdinClose
-	(*ExecResponse)(nil),     // 9: agentkernel.guest.v1.ExecResponse
-	(*ExecStarted)(nil),      // 10: agentkernel.guest.v1.ExecStarted
-	(*ExecExited)(nil),       // 11: agentkernel.guest.v1.ExecExited
-	(*ExecFailed)(nil),       // 12: agentkernel.guest.v1.ExecFailed
-	(*SignalRequest)(nil),    // 13: agentkernel.guest.v1.SignalRequest
-	(*SignalResponse)(nil),   // 14: agentkernel.guest.v1.SignalResponse
-	(*ShutdownRequest)(nil),  // 15: agentkernel.guest.v1.ShutdownRequest
-	(*ShutdownResponse)(nil), // 16: agentkernel.guest.v1.ShutdownResponse
+	(*ExecAttach)(nil),       // 8: agentkernel.guest.v1.ExecAttach
+	(*StdinClose)(nil),       // 9: agentkernel.guest.v1.StdinClose
+	(*ExecResponse)(nil),     // 10: agentkernel.guest.v1.ExecResponse
+	(*ExecDetached)(nil),     // 11: agentkernel.guest.v1.ExecDetached
+	(*ExecStarted)(nil),      // 12: agentkernel.guest.v1.ExecStarted
+	(*ExecExited)(nil),       // 13: agentkernel.guest.v1.ExecExited
+	(*ExecFailed)(nil),       // 14: agentkernel.guest.v1.ExecFailed
+	(*SignalRequest)(nil),    // 15: agentkernel.guest.v1.SignalRequest
+	(*SignalResponse)(nil),   // 16: agentkernel.guest.v1.SignalResponse
+	(*ListRequest)(nil),      // 17: agentkernel.guest.v1.ListRequest
+	(*ListResponse)(nil),     // 18: agentkernel.guest.v1.ListResponse
+	(*ExecInfo)(nil),         // 19: agentkernel.guest.v1.ExecInfo
+	(*ShutdownRequest)(nil),  // 20: agentkernel.guest.v1.ShutdownRequest
+	(*ShutdownResponse)(nil), // 21: agentkernel.guest.v1.ShutdownResponse
 }
 var file_agent_proto_depIdxs = []int32{
 	7,  // 0: agentkernel.guest.v1.ExecRequest.start:type_name -> agentkernel.guest.v1.ExecStart
-	8,  // 1: agentkernel.guest.v1.ExecRequest.stdin_close:type_name -> agentkernel.guest.v1.StdinClose
+	9,  // 1: agentkernel.guest.v1.ExecRequest.stdin_close:type_name -> agentkernel.guest.v1.StdinClose
 	6,  // 2: agentkernel.guest.v1.ExecRequest.resize:type_name -> agentkernel.guest.v1.TerminalSize
-	6,  // 3: agentkernel.guest.v1.ExecStart.terminal:type_name -> agentkernel.guest.v1.TerminalSize
-	10, // 4: agentkernel.guest.v1.ExecResponse.started:type_name -> agentkernel.guest.v1.ExecStarted
-	11, // 5: agentkernel.guest.v1.ExecResponse.exited:type_name -> agentkernel.guest.v1.ExecExited
-	12, // 6: agentkernel.guest.v1.ExecResponse.failed:type_name -> agentkernel.guest.v1.ExecFailed
-	0,  // 7: agentkernel.guest.v1.ExecFailed.reason:type_name -> agentkernel.guest.v1.ExecFailed.Reason
-	1,  // 8: agentkernel.guest.v1.Agent.Hello:input_type -> agentkernel.guest.v1.HelloRequest
-	3,  // 9: agentkernel.guest.v1.Agent.Ping:input_type -> agentkernel.guest.v1.PingRequest
-	5,  // 10: agentkernel.guest.v1.Agent.Exec:input_type -> agentkernel.guest.v1.ExecRequest
-	13, // 11: agentkernel.guest.v1.Agent.Signal:input_type -> agentkernel.guest.v1.SignalRequest
-	15, // 12: agentkernel.guest.v1.Agent.Shutdown:input_type -> agentkernel.guest.v1.ShutdownRequest
-	2,  // 13: agentkernel.guest.v1.Agent.Hello:output_type -> agentkernel.guest.v1.HelloResponse
-	4,  // 14: agentkernel.guest.v1.Agent.Ping:output_type -> agentkernel.guest.v1.PingResponse
-	9,  // 15: agentkernel.guest.v1.Agent.Exec:output_type -> agentkernel.guest.v1.ExecResponse
-	14, // 16: agentkernel.guest.v1.Agent.Signal:output_type -> agentkernel.guest.v1.SignalResponse
-	16, // 17: agentkernel.guest.v1.Agent.Shutdown:output_type -> agentkernel.guest.v1.ShutdownResponse
-	13, // [13:18] is the sub-list for method output_type
-	8,  // [8:13] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	8,  // 3: agentkernel.guest.v1.ExecRequest.attach:type_name -> agentkernel.guest.v1.ExecAttach
+	6,  // 4: agentkernel.guest.v1.ExecStart.terminal:type_name -> agentkernel.guest.v1.TerminalSize
+	12, // 5: agentkernel.guest.v1.ExecResponse.started:type_name -> agentkernel.guest.v1.ExecStarted
+	13, // 6: agentkernel.guest.v1.ExecResponse.exited:type_name -> agentkernel.guest.v1.ExecExited
+	14, // 7: agentkernel.guest.v1.ExecResponse.failed:type_name -> agentkernel.guest.v1.ExecFailed
+	11, // 8: agentkernel.guest.v1.ExecResponse.detached:type_name -> agentkernel.guest.v1.ExecDetached
+	0,  // 9: agentkernel.guest.v1.ExecFailed.reason:type_name -> agentkernel.guest.v1.ExecFailed.Reason
+	19, // 10: agentkernel.guest.v1.ListResponse.execs:type_name -> agentkernel.guest.v1.ExecInfo
+	13, // 11: agentkernel.guest.v1.ExecInfo.exited:type_name -> agentkernel.guest.v1.ExecExited
+	1,  // 12: agentkernel.guest.v1.Agent.Hello:input_type -> agentkernel.guest.v1.HelloRequest
+	3,  // 13: agentkernel.guest.v1.Agent.Ping:input_type -> agentkernel.guest.v1.PingRequest
+	5,  // 14: agentkernel.guest.v1.Agent.Exec:input_type -> agentkernel.guest.v1.ExecRequest
+	15, // 15: agentkernel.guest.v1.Agent.Signal:input_type -> agentkernel.guest.v1.SignalRequest
+	17, // 16: agentkernel.guest.v1.Agent.List:input_type -> agentkernel.guest.v1.ListRequest
+	20, // 17: agentkernel.guest.v1.Agent.Shutdown:input_type -> agentkernel.guest.v1.ShutdownRequest
+	2,  // 18: agentkernel.guest.v1.Agent.Hello:output_type -> agentkernel.guest.v1.HelloResponse
+	4,  // 19: agentkernel.guest.v1.Agent.Ping:output_type -> agentkernel.guest.v1.PingResponse
+	10, // 20: agentkernel.guest.v1.Agent.Exec:output_type -> agentkernel.guest.v1.ExecResponse
+	16, // 21: agentkernel.guest.v1.Agent.Signal:output_type -> agentkernel.guest.v1.SignalResponse
+	18, // 22: agentkernel.guest.v1.Agent.List:output_type -> agentkernel.guest.v1.ListResponse
+	21, // 23: agentkernel.guest.v1.Agent.Shutdown:output_type -> agentkernel.guest.v1.ShutdownResponse
+	18, // [18:24] is the sub-list for method output_type
+	12, // [12:18] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -1279,14 +1741,17 @@ func file_agent_proto_init() {
 		(*ExecRequest_StdinClose)(nil),
 		(*ExecRequest_OutputCredit)(nil),
 		(*ExecRequest_Resize)(nil),
+		(*ExecRequest_Attach)(nil),
 	}
-	file_agent_proto_msgTypes[8].OneofWrappers = []any{
+	file_agent_proto_msgTypes[9].OneofWrappers = []any{
 		(*ExecResponse_Started)(nil),
 		(*ExecResponse_Stdout)(nil),
 		(*ExecResponse_Stderr)(nil),
 		(*ExecResponse_StdinCredit)(nil),
 		(*ExecResponse_Exited)(nil),
 		(*ExecResponse_Failed)(nil),
+		(*ExecResponse_Detached)(nil),
+		(*ExecResponse_Dropped)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1294,7 +1759,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -12,6 +12,7 @@ type AgentService interface {
 	Ping(context.Context, *PingRequest) (*PingResponse, error)
 	Exec(context.Context, Agent_ExecServer) error
 	Signal(context.Context, *SignalRequest) (*SignalResponse, error)
+	List(context.Context, *ListRequest) (*ListResponse, error)
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
 }
 
@@ -61,6 +62,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 				}
 				return svc.Signal(ctx, &req)
 			},
+			"List": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ListRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.List(ctx, &req)
+			},
 			"Shutdown": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req ShutdownRequest
 				if err := unmarshal(&req); err != nil {
@@ -86,6 +94,7 @@ type AgentClient interface {
 	Ping(context.Context, *PingRequest) (*PingResponse, error)
 	Exec(context.Context) (Agent_ExecClient, error)
 	Signal(context.Context, *SignalRequest) (*SignalResponse, error)
+	List(context.Context, *ListRequest) (*ListResponse, error)
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
 }
 
@@ -152,6 +161,14 @@ func (x *agentExecClient) Recv() (*ExecResponse, error) {
 func (c *agentClient) Signal(ctx context.Context, req *SignalRequest) (*SignalResponse, error) {
 	var resp SignalResponse
 	if err := c.client.Call(ctx, "agentkernel.guest.v1.Agent", "Signal", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) List(ctx context.Context, req *ListRequest) (*ListResponse, error) {
+	var resp ListResponse
+	if err := c.client.Call(ctx, "agentkernel.guest.v1.Agent", "List", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

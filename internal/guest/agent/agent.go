@@ -23,7 +23,9 @@ import (
 const Protocol = 1
 
 // Capabilities names what this agent can do beyond the first version of the protocol.
-func Capabilities() []string { return []string{"exec", "terminal", "signal", "shutdown", "files"} }
+func Capabilities() []string {
+	return []string{"exec", "terminal", "background", "limits", "signal", "shutdown", "files"}
+}
 
 // Options are what an agent is made of.
 type Options struct {
@@ -93,6 +95,11 @@ func (s *service) Signal(_ context.Context, req *guestv1.SignalRequest) (*guestv
 	return &guestv1.SignalResponse{}, nil
 }
 
+// List tells of commands.
+func (s *service) List(_ context.Context, req *guestv1.ListRequest) (*guestv1.ListResponse, error) {
+	return s.o.Runner.List(req.GetAfter()), nil
+}
+
 // Shutdown begins to end the microVM. The context of a call ends when its answer has been handed on to be written.
 func (s *service) Shutdown(ctx context.Context, req *guestv1.ShutdownRequest) (*guestv1.ShutdownResponse, error) {
 	grace := time.Duration(req.GetGraceMs()) * time.Millisecond
@@ -107,31 +114,70 @@ func (s *service) Exec(ctx context.Context, stream guestv1.Agent_ExecServer) err
 	if err != nil {
 		return err
 	}
+	if attach := req.GetAttach(); attach != nil {
+		return s.attach(ctx, attach, stream)
+	}
 	start := req.GetStart()
 	if start == nil {
-		return status.Error(codes.InvalidArgument, "the first message of an exec is not its start")
+		return status.Error(codes.InvalidArgument, "the first message of an exec is neither its start nor an attach")
 	}
 	command, err := s.o.Runner.Start(start)
-	var why *exec.Error
-	if errors.As(err, &why) {
-		return last(ctx, stream, &guestv1.ExecResponse{Msg: &guestv1.ExecResponse_Failed{Failed: &guestv1.ExecFailed{Reason: why.Reason, Message: why.Message}}})
-	}
 	if err != nil {
-		return err
+		return refuse(ctx, stream, err)
 	}
-	command.Prepare(start.GetOutputCredit(), stream.Send)
+	timeout := time.Duration(start.GetTimeoutMs()) * time.Millisecond
+	if start.GetDetach() {
+		command.Detach(timeout)
+		if err := stream.Send(started(command)); err != nil {
+			return err
+		}
+		return last(ctx, stream, &guestv1.ExecResponse{Msg: &guestv1.ExecResponse_Detached{Detached: &guestv1.ExecDetached{}}})
+	}
+	session := command.Session(start.GetOutputCredit(), start.GetStdin(), stream.Send)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	err = stream.Send(&guestv1.ExecResponse{Msg: &guestv1.ExecResponse_Started{Started: &guestv1.ExecStarted{Pid: uint32(command.PID())}}})
-	if err != nil {
+	if err = stream.Send(started(command)); err != nil {
 		cancel(err)
 	}
-	go func() { cancel(command.Input(stream.Recv)) }() // ends with the call
-	exited, err := command.Run(ctx, time.Duration(start.GetTimeoutMs())*time.Millisecond, stream.Send)
+	go func() { cancel(session.Input(stream.Recv)) }() // ends with the call
+	exited, err := session.Run(ctx, timeout)
 	if err != nil {
 		return err
 	}
 	return last(ctx, stream, &guestv1.ExecResponse{Msg: &guestv1.ExecResponse_Exited{Exited: exited}})
+}
+
+// attach takes part in a command in the background.
+func (s *service) attach(ctx context.Context, req *guestv1.ExecAttach, stream guestv1.Agent_ExecServer) error {
+	command, err := s.o.Runner.Detached(req.GetId())
+	if err != nil {
+		return refuse(ctx, stream, err)
+	}
+	session := command.Session(req.GetOutputCredit(), req.GetStdin(), stream.Send)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if err := stream.Send(started(command)); err != nil {
+		return err
+	}
+	go func() { cancel(session.Input(stream.Recv)) }() // ends with the call
+	resp, err := session.Follow(ctx, req)
+	if err != nil {
+		return err
+	}
+	return last(ctx, stream, resp)
+}
+
+func started(c *exec.Command) *guestv1.ExecResponse {
+	return &guestv1.ExecResponse{Msg: &guestv1.ExecResponse_Started{Started: &guestv1.ExecStarted{Pid: uint32(c.PID())}}}
+}
+
+// refuse tells the host why a command does not run.
+func refuse(ctx context.Context, stream guestv1.Agent_ExecServer, err error) error {
+	var why *exec.Error
+	if !errors.As(err, &why) {
+		return err
+	}
+	return last(ctx, stream, &guestv1.ExecResponse{Msg: &guestv1.ExecResponse_Failed{Failed: &guestv1.ExecFailed{Reason: why.Reason, Message: why.Message}}})
 }
 
 func last(ctx context.Context, stream guestv1.Agent_ExecServer, r *guestv1.ExecResponse) error {

@@ -15,22 +15,35 @@ import (
 
 // Command is a command that was started.
 type Command struct {
-	runner         *Runner
-	id             string
-	process        *reaper.Process
+	runner   *Runner
+	id       string
+	argv     []string
+	user     string
+	terminal bool
+	began    time.Time
+	log      *outputLog // of a command in the background, else nil
+
+	// Set when the process is there.
 	pipes          *pipes
 	stdin          *stdin // nil for a command without stdin
 	stdout, stderr output
-	credit         chan struct{}
-}
 
-// maxCredit bounds the output messages that may be under way.
-const maxCredit = 1024
+	// Guarded by the runner's mu.
+	number  uint64
+	process *reaper.Process
+	group   *group // nil where there are none
+	ended   time.Time
+	exited  *guestv1.ExecExited
+
+	over chan struct{} // closed when ended and exited are set
+}
 
 func (c *Command) attach(process *reaper.Process, p *pipes) {
 	c.pipes = p
 	c.stdout.file, c.stderr.file, c.stdout.terminal = p.stdout, p.stderr, p.terminal
-	c.credit = make(chan struct{}, maxCredit)
+	if p.stdin != nil {
+		c.stdin = newStdin(p.stdin, p.terminal)
+	}
 	c.runner.mu.Lock()
 	defer c.runner.mu.Unlock()
 	c.process = process
@@ -39,59 +52,30 @@ func (c *Command) attach(process *reaper.Process, p *pipes) {
 // PID returns the number of the command's process, which is also that of its process group.
 func (c *Command) PID() int { return c.process.PID() }
 
-// Input takes what the host sends after the start of a command, until next returns an error. It must run while Run does.
-func (c *Command) Input(next func() (*guestv1.ExecRequest, error)) error {
-	for {
-		req, err := next()
-		if err != nil {
-			return err
-		}
-		switch m := req.GetMsg().(type) {
-		case *guestv1.ExecRequest_Stdin:
-			if c.stdin != nil {
-				err = c.stdin.put(m.Stdin)
-			}
-		case *guestv1.ExecRequest_StdinClose:
-			if c.stdin != nil {
-				c.stdin.close()
-			}
-		case *guestv1.ExecRequest_OutputCredit:
-			c.addCredit(m.OutputCredit)
-		case *guestv1.ExecRequest_Resize:
-			c.resize(m.Resize)
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-func (c *Command) addCredit(n uint32) {
-	for range min(n, maxCredit) {
-		select {
-		case c.credit <- struct{}{}:
-		default:
-			return
-		}
-	}
-}
-
-// Prepare sets what Input needs, and must be called before Input and Run. send is called from several goroutines at
-// once.
-func (c *Command) Prepare(outputCredit uint32, send func(*guestv1.ExecResponse) error) {
-	c.addCredit(outputCredit)
-	if c.pipes.stdin != nil {
-		c.stdin = newStdin(c.pipes.stdin, c.pipes.terminal, func(n uint32) error {
-			return send(&guestv1.ExecResponse{Msg: &guestv1.ExecResponse_StdinCredit{StdinCredit: n}})
+// Detach lets the command go on by itself, until it ends or after timeout, unless that is 0.
+func (c *Command) Detach(timeout time.Duration) {
+	ready := make(chan struct{})
+	close(ready) // its output is always taken
+	go func() {
+		// Without a connection nothing can go wrong but in reading its output, and then there is no more of it.
+		_, _ = c.run(context.Background(), timeout, ready, func(stderr bool, p []byte) error {
+			c.log.add(stderr, p)
+			return nil
 		})
-	}
+		c.log.finish()
+	}()
 }
 
-// Run carries the command's streams and returns how it ended, once what it wrote has been sent. It is killed, with its
-// process group, when ctx ends or send fails (one with a terminal is hung up on first), and after timeout unless that is 0. Processes that it left behind may keep
-// its pipes open: they do not hold Run up, and what they write after the command's end is discarded.
-func (c *Command) Run(ctx context.Context, timeout time.Duration, send func(*guestv1.ExecResponse) error) (*guestv1.ExecExited, error) {
-	defer c.runner.leave(c)
+// run carries the command's streams and returns how it ended, once what it wrote has been emitted. It is killed when ctx ends
+// or emit fails (one with a terminal is hung up on first), and after timeout unless that is 0. Processes that it left behind
+// may keep its pipes open: they do not hold run up, and what they write after the command's end is discarded. emit may be
+// called from two goroutines at once.
+func (c *Command) run(ctx context.Context, timeout time.Duration, credit <-chan struct{}, emit func(stderr bool, p []byte) error) (e *guestv1.ExecExited, err error) {
+	defer func() {
+		if c.group != nil {
+			c.runner.groups.put(c.group)
+		}
+	}()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stop := context.AfterFunc(ctx, c.cutOff)
@@ -113,15 +97,11 @@ func (c *Command) Run(ctx context.Context, timeout time.Duration, send func(*gue
 		})
 	}
 	run(func() error {
-		return c.stdout.pump(ctx, c.credit, &c.runner.buffers, func(p []byte) error {
-			return send(&guestv1.ExecResponse{Msg: &guestv1.ExecResponse_Stdout{Stdout: p}})
-		})
+		return c.stdout.pump(ctx, credit, &c.runner.buffers, func(p []byte) error { return emit(false, p) })
 	})
 	if c.stderr.file != nil {
 		run(func() error {
-			return c.stderr.pump(ctx, c.credit, &c.runner.buffers, func(p []byte) error {
-				return send(&guestv1.ExecResponse{Msg: &guestv1.ExecResponse_Stderr{Stderr: p}})
-			})
+			return c.stderr.pump(ctx, credit, &c.runner.buffers, func(p []byte) error { return emit(true, p) })
 		})
 	}
 	if c.stdin != nil {
@@ -140,14 +120,20 @@ func (c *Command) Run(ctx context.Context, timeout time.Duration, send func(*gue
 	if c.stderr.file != nil {
 		go c.stderr.discard()
 	}
-	if err := context.Cause(ctx); err != nil {
-		return nil, err
-	}
 	status := c.process.Status()
-	return exited(status, timedOut.Load() && status.Signaled()), nil
+	e = exited(status, timedOut.Load() && status.Signaled())
+	e.OomKilled = c.group != nil && c.group.memory && c.group.oomKilled()
+	c.runner.leave(c, e)
+	return e, context.Cause(ctx)
 }
 
-func (c *Command) kill() { _ = c.process.SignalGroup(unix.SIGKILL) } // gone is as good
+// kill ends all processes that came of the command; gone is as good.
+func (c *Command) kill() {
+	if c.group != nil {
+		c.group.kill()
+	}
+	_ = c.process.SignalGroup(unix.SIGKILL)
+}
 
 func exited(s syscall.WaitStatus, timedOut bool) *guestv1.ExecExited {
 	e := &guestv1.ExecExited{TimedOut: timedOut}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -46,8 +47,13 @@ type Runner struct {
 
 	starting sync.Mutex // serialises starts, since they change a limit of the whole process
 
-	mu      sync.Mutex
-	running map[string]*Command
+	groups *groups // nil where there are none
+
+	mu       sync.Mutex
+	commands map[string]*Command // those that run, and the last ones that ended
+	history  []*Command          // those that ended, in this order
+	started  uint64              // how many, ever
+	detached int                 // how many run in the background
 }
 
 // NewRunner returns a Runner whose children are collected by r. It raises this process's limit of open files.
@@ -56,7 +62,7 @@ func NewRunner(r *reaper.Reaper) (*Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Runner{reaper: r, limits: l, running: make(map[string]*Command)}, nil
+	return &Runner{reaper: r, limits: l, commands: make(map[string]*Command), groups: newGroups(cgroupRoot)}, nil
 }
 
 // Start starts a command. When it does not run, the error is an *Error.
@@ -93,12 +99,17 @@ func (r *Runner) Start(req *guestv1.ExecStart) (*Command, error) {
 	} else if path, err = lookPath(argv[0], env["PATH"], dir); err != nil {
 		return nil, err
 	}
-	c := &Command{runner: r, id: req.GetId()}
+	c := &Command{
+		runner: r, id: req.GetId(), argv: argv, user: user.Name, terminal: req.GetTerminal() != nil, began: time.Now(), over: make(chan struct{}),
+	}
+	if req.GetDetach() {
+		c.log = new(outputLog)
+	}
 	if err := r.enter(c); err != nil {
 		return nil, err
 	}
 	if err := r.start(c, path, argv, req, user, env, dir); err != nil {
-		r.leave(c)
+		r.forget(c)
 		return nil, err
 	}
 	return c, nil
@@ -106,31 +117,16 @@ func (r *Runner) Start(req *guestv1.ExecStart) (*Command, error) {
 
 func hasNUL(s string) bool { return strings.IndexByte(s, 0) >= 0 }
 
-func (r *Runner) enter(c *Command) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.running[c.id] != nil {
-		return failure(guestv1.ExecFailed_BAD_REQUEST, "a command with the id %q runs already", c.id)
-	}
-	r.running[c.id] = c
-	return nil
-}
-
-func (r *Runner) leave(c *Command) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.running, c.id)
-}
-
-// Signal sends a signal to the process group of the command with this id. It returns reaper.ErrGone when none runs.
-func (r *Runner) Signal(id string, s syscall.Signal) error {
-	r.mu.Lock()
-	c := r.running[id]
-	r.mu.Unlock()
+// Detached finds a command in the background that runs, or that has ended not long ago.
+func (r *Runner) Detached(id string) (*Command, error) {
+	c := r.find(id)
 	if c == nil || c.process == nil {
-		return reaper.ErrGone
+		return nil, failure(guestv1.ExecFailed_NOT_FOUND, "no command with the id %q is known", id)
 	}
-	return c.process.SignalGroup(s)
+	if c.log == nil {
+		return nil, failure(guestv1.ExecFailed_BAD_REQUEST, "the command %q was not started in the background: its output goes to who started it", id)
+	}
+	return c, nil
 }
 
 func (r *Runner) start(c *Command, path string, argv []string, req *guestv1.ExecStart, user account.User, env map[string]string, dir string) error {
@@ -156,6 +152,10 @@ func (r *Runner) start(c *Command, path string, argv []string, req *guestv1.Exec
 	if os.Geteuid() != 0 { // only in tests
 		attr.Sys.Credential = nil
 	}
+	if err := r.confine(c, req, attr.Sys); err != nil {
+		p.closeParent()
+		return err
+	}
 	var process *reaper.Process
 	err = r.limits.forChild(func() (err error) {
 		process, err = r.reaper.Start(path, argv, attr)
@@ -163,9 +163,29 @@ func (r *Runner) start(c *Command, path string, argv []string, req *guestv1.Exec
 	})
 	if err != nil {
 		p.closeParent()
+		if c.group != nil {
+			r.groups.put(c.group)
+		}
 		return explain(err, path, dir, user)
 	}
 	c.attach(process, p)
+	return nil
+}
+
+// confine has the command begin in a control group of its own.
+func (r *Runner) confine(c *Command, req *guestv1.ExecStart, attr *syscall.SysProcAttr) error {
+	if r.groups == nil {
+		if req.GetMemoryBytes() > 0 || req.GetMaxPids() > 0 {
+			return failure(guestv1.ExecFailed_BAD_REQUEST, "the guest's kernel has no control groups, which limits of a command need")
+		}
+		return nil
+	}
+	group, err := r.groups.take(req.GetMemoryBytes(), req.GetMaxPids())
+	if err != nil {
+		return failure(guestv1.ExecFailed_INTERNAL, "make a control group for the command: %v", err)
+	}
+	c.group = group
+	attr.UseCgroupFD, attr.CgroupFD = true, group.fd()
 	return nil
 }
 

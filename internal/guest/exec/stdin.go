@@ -18,19 +18,51 @@ var errStdinFlood = errors.New("more stdin came than was asked for")
 type stdin struct {
 	file     *os.File
 	terminal bool
-	grant    func(bytes uint32) error
 
 	mu      sync.Mutex
 	changed sync.Cond
+	session *stdinSession // who sends; nil for nobody
 	waiting []byte
-	room    int  // bytes that may still come
+	room    int  // bytes that may still come from session
 	closed  bool // no more comes
 }
 
-func newStdin(file *os.File, terminal bool, grant func(uint32) error) *stdin {
-	s := &stdin{file: file, terminal: terminal, grant: grant}
+// stdinSession is a connection that sends stdin.
+type stdinSession struct{ grant func(bytes uint32) error }
+
+func newStdin(file *os.File, terminal bool) *stdin {
+	s := &stdin{file: file, terminal: terminal}
 	s.changed.L = &s.mu
 	return s
+}
+
+// connect asks a session for stdin. It returns false when another one has it.
+func (s *stdin) connect(session *stdinSession) (bool, error) {
+	s.mu.Lock()
+	if s.session != nil {
+		s.mu.Unlock()
+		return false, nil
+	}
+	s.session = session
+	n := 0
+	if !s.closed {
+		n = max(0, stdinWindow-len(s.waiting))
+	}
+	s.room = n
+	s.mu.Unlock()
+	if n == 0 {
+		return true, nil
+	}
+	return true, session.grant(uint32(n))
+}
+
+// disconnect is for the end of a session.
+func (s *stdin) disconnect(session *stdinSession) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.session == session {
+		s.session, s.room = nil, 0
+	}
 }
 
 // put takes what came for the command.
@@ -59,16 +91,16 @@ func (s *stdin) close() {
 
 // abort ends a pump that waits for the command to read.
 func (s *stdin) abort() {
+	s.mu.Lock()
+	s.waiting = nil
+	s.mu.Unlock()
 	s.close()
 	_ = s.file.Close()
 }
 
-// pump asks for stdin and writes it to the command until its end. When the command closes its stdin, no more is asked for.
+// pump writes stdin to the command until its end, and asks for more. When the command closes its stdin, no more is asked for.
 func (s *stdin) pump() error {
 	defer s.file.Close()
-	if err := s.give(stdinWindow); err != nil {
-		return err
-	}
 	var spare []byte
 	taken := 0
 	lineBegun := false
@@ -107,9 +139,16 @@ func (s *stdin) take(spare []byte) ([]byte, bool) {
 	return p, len(p) > 0
 }
 
+// give asks for more. What cannot be asked for, since the session has just ended, the next one is asked for when it connects.
 func (s *stdin) give(n int) error {
 	s.mu.Lock()
-	s.room += n
+	session := s.session
+	if session != nil {
+		s.room += n
+	}
 	s.mu.Unlock()
-	return s.grant(uint32(n))
+	if session == nil {
+		return nil
+	}
+	return session.grant(uint32(n))
 }
