@@ -40,6 +40,9 @@ const (
 
 // Exec runs one command over a WebSocket; the messages are described in the API document.
 func (h *handler) Exec(w http.ResponseWriter, r *http.Request, name apiv1.Name) {
+	if !h.webSocket(w, r) {
+		return
+	}
 	if _, err := h.Manager.Get(name); err != nil {
 		h.fail(w, r, err)
 		return
@@ -49,6 +52,9 @@ func (h *handler) Exec(w http.ResponseWriter, r *http.Request, name apiv1.Name) 
 
 // AttachExec takes part in a command in the background.
 func (h *handler) AttachExec(w http.ResponseWriter, r *http.Request, name apiv1.Name, id apiv1.ExecID, params apiv1.AttachExecParams) {
+	if !h.webSocket(w, r) {
+		return
+	}
 	if _, err := h.Manager.ExecInfo(r.Context(), name, id); err != nil {
 		h.fail(w, r, err)
 		return
@@ -65,12 +71,17 @@ func (h *handler) AttachExec(w http.ResponseWriter, r *http.Request, name apiv1.
 	})
 }
 
+// webSocket refuses a request that does not ask for a WebSocket.
+func (h *handler) webSocket(w http.ResponseWriter, r *http.Request) bool {
+	if strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		return true
+	}
+	h.fail(w, r, sandbox.Errorf(sandbox.Invalid, "connect with a WebSocket client", "exec speaks WebSocket, and this request does not ask for it"))
+	return false
+}
+
 // execSession upgrades a request to a WebSocket and runs a session on it.
 func (h *handler) execSession(w http.ResponseWriter, r *http.Request, name string, run func(*execSession) error) {
-	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
-		h.fail(w, r, sandbox.Errorf(sandbox.Invalid, "connect with a WebSocket client", "exec speaks WebSocket, and this request does not ask for it"))
-		return
-	}
 	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{ExecProtocol}, CompressionMode: websocket.CompressionDisabled})
 	if err != nil {
 		h.Log.Debug("accept an exec", "sandbox", name, "err", err)

@@ -50,6 +50,10 @@ func (a *agent) Hello(context.Context, *guestv1.HelloRequest) (*guestv1.HelloRes
 	return &guestv1.HelloResponse{Protocol: 1, AgentBuild: "fake", KernelRelease: "6.1.0-agentkernel", Arch: "x86_64", InitNs: 1e6, ReadyNs: 2e6}, nil
 }
 
+func (a *agent) List(context.Context, *guestv1.ListRequest) (*guestv1.ListResponse, error) {
+	return &guestv1.ListResponse{}, nil
+}
+
 func (a *agent) Shutdown(context.Context, *guestv1.ShutdownRequest) (*guestv1.ShutdownResponse, error) {
 	if !a.stuck {
 		defer time.AfterFunc(0, a.shutdown)

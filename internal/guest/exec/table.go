@@ -89,6 +89,7 @@ func (r *Runner) Signal(id string, s syscall.Signal) error {
 	r.mu.Unlock()
 	if s == syscall.SIGKILL && group != nil {
 		group.kill()
+		return nil
 	}
 	return process.SignalGroup(s)
 }
