@@ -74,7 +74,7 @@ func (e *env) replay(ctx context.Context, r *asciicast.Reader, pace asciicast.Pa
 		return err
 	}
 	defer s.Close()
-	err = asciicast.Play(ctx, r, s.Writer(e.out), pace)
+	err = asciicast.Play(ctx, r, terminal.NewMute(s.Writer(e.out)), pace)
 	var sig *terminal.SignalError
 	if errors.As(err, &sig) {
 		err = exitError(128 + int(sig.Signal))

@@ -25,6 +25,7 @@ func (e *SignalError) Error() string { return "ended by signal: " + e.Signal.Str
 type Session struct {
 	in    *os.File // whose mode is changed
 	apply func() error
+	flush func() error // at the end; may be nil
 	saved *term.State
 	sizes chan Size
 	stop  context.CancelCauseFunc
@@ -53,9 +54,14 @@ func Raw(ctx context.Context, in *os.File, out io.Writer) (*Session, context.Con
 	})
 }
 
-// Playback is like Raw, but keys are still signals of this process: what is shown is not interactive.
+// Playback is like Raw, but keys are still signals of this process: what is shown is not interactive. What else is typed
+// is dropped at Close.
 func Playback(ctx context.Context, in *os.File, out io.Writer) (*Session, context.Context, error) {
-	return open(ctx, in, out, func() error { return makePlayback(int(in.Fd())) })
+	s, ctx, err := open(ctx, in, out, func() error { return makePlayback(int(in.Fd())) })
+	if err == nil {
+		s.flush = func() error { return dropInput(int(in.Fd())) }
+	}
+	return s, ctx, err
 }
 
 func open(ctx context.Context, in *os.File, out io.Writer, apply func() error) (*Session, context.Context, error) {
@@ -128,6 +134,9 @@ func (s *Session) Close() error {
 	s.closing.Do(func() {
 		close(s.quit)
 		<-s.done
+		if s.flush != nil {
+			_ = s.flush() // what was typed is not worth an error
+		}
 		s.err = s.restore()
 		signal.Stop(s.got)
 		s.stop(nil)
