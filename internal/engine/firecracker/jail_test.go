@@ -166,7 +166,7 @@ func TestConfinedLeftovers(t *testing.T) {
 func TestConfinedLaunchFails(t *testing.T) {
 	eachKind(t, func(t *testing.T, e *Engine) {
 		for mode, want := range map[string]string{
-			modeEarly: "Firecracker said: Error: RunWithApi(FailedToBindSocket)", modeStarting: "seccomp filter", modeFault: "tea room",
+			modeEarly: "RunWithApi(FailedToBindSocket)", modeStarting: "seccomp filter", modeFault: "tea room",
 		} {
 			spec := confinedSpec(t, mode)
 			if _, err := e.Launch(t.Context(), spec); err == nil || !strings.Contains(err.Error(), want) {
