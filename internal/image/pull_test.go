@@ -38,7 +38,7 @@ var testConfig = v1.Config{
 func testImage(t *testing.T) v1.Image {
 	return imagetest.Image(t, "amd64", testConfig,
 		imagetest.Layer(t, imagetest.Dir("bin", 0o755), imagetest.File("bin/x", strings.Repeat("program ", 2000), 0o755), imagetest.File("gone", "x", 0o600)),
-		imagetest.Layer(t, imagetest.HardLink("bin/y", "bin/x"), imagetest.File(".wh.gone", "", 0o644)))
+		imagetest.Layer(t, imagetest.HardLink("bin/y", "bin/x", 0o755), imagetest.File(".wh.gone", "", 0o644)))
 }
 
 func TestPullIntoStore(t *testing.T) {

@@ -64,7 +64,7 @@ func unusual(t *testing.T) [][]imagetest.Entry {
 			at(dir("d", 0o755), 22, nil), at(file("d/a", "a", 0o644), 23, nil), at(file("d/b", "b", 0o644), 24, nil), at(dir("d/sub", 0o755), 25, nil), at(file("d/sub/c", "c", 0o644), 26, nil),
 			at(dir("opaque", 0o755), 27, nil), at(file("opaque/old", "old", 0o644), 28, nil),
 			at(file("becomes-dir", "x", 0o644), 29, nil), at(dir("becomes-file", 0o755), 30, nil), at(file("becomes-file/in", "x", 0o644), 31, nil), link("becomes-real", "d"),
-			at(file("one", "linked", 0o644), 32, nil), hard("two", "one"), hard("d/three", "one"),
+			at(file("one", "linked", 0o644), 32, nil), hard("two", "one", 0o644), hard("d/three", "one", 0o644),
 			at(file("empty", "", 0o000), 33, nil), at(file("name with\nnew line", "x", 0o644), 34, nil), at(file("caf\xc3\xa9", "x", 0o644), 35, nil),
 			device("null", tar.TypeChar, 1, 3), device("disk", tar.TypeBlock, 8, 300), device("pipe", tar.TypeFifo, 0, 0),
 			link("dangling", "no/such"), link("up", "../../../../etc"),
@@ -73,7 +73,7 @@ func unusual(t *testing.T) [][]imagetest.Entry {
 			gone(".wh.empty"), gone("d/.wh.a"), at(file("d/new", "new", 0o644), 40, nil), gone("d/.wh.sub"),
 			at(dir("opaque", 0o750), 41, nil), gone("opaque/.wh..wh..opq"), at(file("opaque/new", "new", 0o644), 42, nil),
 			at(dir("becomes-dir", 0o711), 43, nil), at(file("becomes-dir/in", "y", 0o644), 44, nil), gone(".wh.becomes-file"), at(file("becomes-file", "now a file", 0o644), 45, nil),
-			at(file("bin/through-link", "x", 0o755), 46, nil), hard("four", "d/three"), gone("many/.wh.000-"), gone(".wh.no-such"),
+			at(file("bin/through-link", "x", 0o755), 46, nil), hard("four", "d/three", 0o644), gone("many/.wh.000-"), gone(".wh.no-such"),
 		},
 		{
 			at(file("one", "replaced", 0o640), 50, nil), at(dir("d/sub", 0o700), 51, nil), at(file("d/sub/again", "again", 0o644), 52, nil),

@@ -62,7 +62,7 @@ func userland(t *testing.T) v1.Layer {
 		imagetest.File("etc/group", "root:x:0:\nmore:x:2000:app\napp:x:1002:\n", 0o644),
 	}
 	for _, applet := range []string{"sh", "id", "echo", "pwd", "cat", "sha256sum", "stat", "ls", "find", "xargs"} {
-		entries = append(entries, imagetest.HardLink("bin/"+applet, "bin/busybox"))
+		entries = append(entries, imagetest.HardLink("bin/"+applet, "bin/busybox", 0o755))
 	}
 	return imagetest.Layer(t, entries...)
 }
@@ -174,7 +174,7 @@ func TestPullOnDemand(t *testing.T) {
 		want["/data/"+n] = fmt.Sprintf("%x", sha256.Sum256([]byte(body)))
 	}
 	img := imagetest.Image(t, runtime.GOARCH, v1.Config{Cmd: []string{"true"}}, userland(t), imagetest.Layer(t, entries...),
-		imagetest.Layer(t, imagetest.File("data/.wh.gone", "", 0o644), imagetest.HardLink("data/hard", "data/text")))
+		imagetest.Layer(t, imagetest.File("data/.wh.gone", "", 0o644), imagetest.HardLink("data/hard", "data/text", 0o644)))
 	ref := reg.Push("team/app:1", imagetest.Index(t, map[string]v1.Image{runtime.GOARCH: img, "s390x": imagetest.Image(t, "s390x", v1.Config{})}))
 
 	h.fails(125, []string{"there is no image", "agentkernel image pull"}, "create", "early", "--image", ref, "--pull", "never")

@@ -44,9 +44,10 @@ func Symlink(name, target string) Entry {
 	return Entry{Header: tar.Header{Name: name, Typeflag: tar.TypeSymlink, Linkname: target, Mode: 0o777, ModTime: when}}
 }
 
-// HardLink is another name of a file.
-func HardLink(name, target string) Entry {
-	return Entry{Header: tar.Header{Name: name, Typeflag: tar.TypeLink, Linkname: target, ModTime: when}}
+// HardLink is another name of a file with this mode: docker sets the target's to what the link's entry says, which others
+// leave alone.
+func HardLink(name, target string, mode int64) Entry {
+	return Entry{Header: tar.Header{Name: name, Typeflag: tar.TypeLink, Linkname: target, Mode: mode, ModTime: when}}
 }
 
 var when = time.Unix(1_700_000_000, 123_000_000)
