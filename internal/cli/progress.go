@@ -42,9 +42,26 @@ func (p *pullProgress) clear() {
 	}
 }
 
+// whole shows the last step, which has no measure, and clears what is shown when it is over.
+func (p *pullProgress) whole(phase oci.Phase) {
+	p.clear()
+	switch {
+	case phase != oci.Writing:
+	case p.terminal:
+		fmt.Fprint(p.out, "writing the image")
+		p.shown = true
+	default:
+		fmt.Fprintln(p.out, "image: writing it")
+	}
+}
+
 func (p *pullProgress) tell(e oci.Event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if e.Layer == "" {
+		p.whole(e.Phase)
+		return
+	}
 	before := p.layers[e.Layer]
 	if e.Phase != oci.Downloading {
 		e.Have, e.Total = before.Have, before.Total
@@ -70,8 +87,5 @@ func (p *pullProgress) tell(e oci.Event) {
 		}
 	}
 	fmt.Fprintf(p.out, "layers: %d of %d done, %s of %s", done, len(p.layers), units.HumanSize(float64(have)), units.HumanSize(float64(total)))
-	p.shown = done < len(p.layers)
-	if !p.shown {
-		fmt.Fprint(p.out, "\r\x1b[K")
-	}
+	p.shown = true
 }

@@ -160,6 +160,9 @@ func (s *Store) putImage(ctx context.Context, img *oci.Image, o PullOptions, put
 	if err != nil {
 		return Manifest{}, err
 	}
+	if o.Tell != nil {
+		defer o.Tell(oci.Event{Phase: oci.Done})
+	}
 	flat, err := img.Flatten(ctx, dir, o.limits(), o.Tell)
 	if err != nil {
 		return Manifest{}, fmt.Errorf("unpack %s: %w", put.Name, err)
@@ -173,6 +176,9 @@ func (s *Store) putImage(ctx context.Context, img *oci.Image, o PullOptions, put
 	}
 	if err := makeWorkingDir(flat.Root, put.Config.WorkingDir); err != nil {
 		return Manifest{}, err
+	}
+	if o.Tell != nil {
+		o.Tell(oci.Event{Phase: oci.Writing})
 	}
 	if img.Config != nil {
 		put.BuildTime = img.Config.Created.Time

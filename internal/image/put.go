@@ -21,7 +21,7 @@ type PutOptions struct {
 	Name   string
 	Arch   sandbox.Arch
 	Format string // Erofs, Squashfs or Ext4; empty for Erofs
-	// Level of compression of Erofs: 0 for none, 1 for LZ4, 2 to 9 for LZ4HC of that level.
+	// Level of compression of Erofs: erofs.Options.
 	Level  int
 	Source string               // for people: what it was made from
 	Config *sandbox.ImageConfig // may be nil
@@ -30,8 +30,8 @@ type PutOptions struct {
 	BuildTime time.Time
 }
 
-// DefaultLevel of compression: higher ones take twice the time for one percent.
-const DefaultLevel = 4
+// DefaultLevel of compression: LZ4HC in half the time of the highest level, and 3 % larger.
+const DefaultLevel = 3
 
 // Formats lists the file systems that PutTree writes.
 var Formats = []string{Erofs, Ext4, Squashfs}

@@ -211,7 +211,8 @@ func newCompressor(level int) *compressor {
 	if level < 2 {
 		c.fast = &lz4.Compressor{}
 	} else {
-		c.hc = &lz4.CompressorHC{Level: lz4.CompressionLevel(1 << (8 + level))} // the library's Level1 is 1<<9
+		// The library's levels are how many earlier places are tried, from 512 on, where next to nothing is left to gain.
+		c.hc = &lz4.CompressorHC{Level: lz4.CompressionLevel(1 << level)}
 	}
 	return c
 }

@@ -12,7 +12,8 @@ import (
 
 // Options of Write.
 type Options struct {
-	// Level of compression: 0 stores files as they are, 1 is fast LZ4, 2 to 9 are LZ4HC of that level.
+	// Level of compression: 0 stores files as they are, 1 is fast LZ4, 2 to 9 are LZ4HC, which tries 1<<Level earlier places for
+	// each match.
 	Level int
 	// BuildTime is what the superblock says about when the image was made, in seconds since 1970. The same tree gives the
 	// same bytes only with the same time.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -307,7 +308,7 @@ func sparse(t *testing.T, size int64) []byte {
 		sum += int(b)
 	}
 	copy(header[148:], fmt.Sprintf("%06o\x00 ", sum))
-	out := append(header, records...)
+	out := slices.Concat(header, []byte(records))
 	out = append(out, make([]byte, 512-len(records)%512)...)
 	return append(out, data[1024:]...)
 }

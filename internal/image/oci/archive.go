@@ -26,7 +26,7 @@ type Archive struct {
 // is kept in an unnamed file in dir, up to maxBytes.
 func OpenArchive(ctx context.Context, p string, stdin io.Reader, dir string, maxBytes int64) (*Archive, error) {
 	if p == "-" {
-		f, err := spoolStream(io.LimitReader(stdin, maxBytes), dir)
+		f, err := spoolStream(stdin, dir, maxBytes)
 		if err != nil {
 			return nil, err
 		}
@@ -51,7 +51,7 @@ func OpenArchive(ctx context.Context, p string, stdin io.Reader, dir string, max
 	}
 	if !info.Mode().IsRegular() { // a pipe
 		defer f.Close()
-		spooled, err := spoolStream(io.LimitReader(f, maxBytes), dir)
+		spooled, err := spoolStream(f, dir, maxBytes)
 		if err != nil {
 			return nil, err
 		}

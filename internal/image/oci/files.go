@@ -111,23 +111,21 @@ func (d dirFiles) open(name string) (io.ReadCloser, int64, error) {
 
 func (d dirFiles) Close() error { return d.root.Close() }
 
-// spoolStream copies a stream to an unnamed file in dir.
-func spoolStream(r io.Reader, dir string) (*os.File, error) {
+// spoolStream copies a stream of up to maxBytes to an unnamed file in dir.
+func spoolStream(r io.Reader, dir string, maxBytes int64) (*os.File, error) {
 	f, err := unnamed(dir)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := io.Copy(f, r); err == nil {
+	_, err = io.Copy(&limitedFile{f: f, left: maxBytes}, r)
+	if err == nil {
 		_, err = f.Seek(0, io.SeekStart)
-		if err == nil {
-			return f, nil
-		}
-	} else {
+	}
+	if err != nil {
 		_ = f.Close()
 		return nil, disk.NoSpace(dir, fmt.Errorf("keep the archive: %w", err))
 	}
-	_ = f.Close()
-	return nil, err
+	return f, nil
 }
 
 func unnamed(dir string) (*os.File, error) {

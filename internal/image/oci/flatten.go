@@ -17,7 +17,7 @@ const parallel = 3
 
 // Event tells how far a layer is.
 type Event struct {
-	Layer       string // short form of its digest
+	Layer       string // short form of its digest; empty for the image as a whole
 	Phase       Phase
 	Have, Total int64 // bytes, while it is downloaded
 }
@@ -30,6 +30,7 @@ const (
 	Downloading Phase = "downloading"
 	Unpacking   Phase = "unpacking"
 	Done        Phase = "done"
+	Writing     Phase = "writing" // the image as a whole
 )
 
 // Flat is an image whose layers are merged. Its tree can be read until Close.
@@ -99,6 +100,30 @@ func (i *Image) Flatten(ctx context.Context, dir string, limits layer.Limits, te
 		flat.Warnings = append(flat.Warnings, fmt.Sprintf("%d extended attributes of the image were left out: they belong to overlayfs or to no file system", dropped))
 	}
 	return flat, nil
+}
+
+// Download gets the layers that take time to get, so that Flatten finds them there.
+func (i *Image) Download(ctx context.Context, tell func(Event)) error {
+	var mu sync.Mutex
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(parallel)
+	for k := range i.Layers {
+		l := &i.Layers[k]
+		group.Go(func() error {
+			body, err := l.open(groupCtx, func(have int64) {
+				if tell != nil {
+					mu.Lock()
+					defer mu.Unlock()
+					tell(Event{Layer: l.short(), Phase: Downloading, Have: have, Total: l.Size})
+				}
+			})
+			if err != nil {
+				return err
+			}
+			return body.Close()
+		})
+	}
+	return group.Wait()
 }
 
 // short is how a layer is called in messages.

@@ -42,8 +42,12 @@ func OpenLocal(ctx context.Context, program, name, dir string, maxBytes int64) (
 	if err != nil {
 		return nil, err
 	}
-	if err := save(ctx, name, &limitedFile{f, maxBytes}); err != nil {
+	out := &limitedFile{f: f, left: maxBytes}
+	if err := save(ctx, name, out); err != nil {
 		_ = f.Close()
+		if out.err != nil {
+			err = out.err // why the program could not go on
+		}
 		return nil, disk.NoSpace(dir, fmt.Errorf("get image %s from %s: %w", name, program, err))
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
@@ -57,13 +61,17 @@ func OpenLocal(ctx context.Context, program, name, dir string, maxBytes int64) (
 type limitedFile struct {
 	f    *os.File
 	left int64
+	err  error
 }
 
 func (l *limitedFile) Write(p []byte) (int, error) {
 	if l.left -= int64(len(p)); l.left < 0 {
-		return 0, errors.New("it is larger than allowed (--max-size)")
+		l.err = sandbox.Errorf(sandbox.Invalid, "if the image is to be trusted, allow more with --max-size", "it is larger than allowed (--max-size)")
+		return 0, l.err
 	}
-	return l.f.Write(p)
+	n, err := l.f.Write(p)
+	l.err = err
+	return n, err
 }
 
 // dockerSockets are where docker listens: the service, rootless docker, Docker Desktop.

@@ -25,7 +25,7 @@ type Registries struct {
 	// Cache keeps layers.
 	Cache Cache
 	// Keychain has the users' names and passwords; authn.DefaultKeychain reads docker's and podman's configuration and asks
-	// their credential helpers.
+	// their credential helpers. Without one, nobody logs in.
 	Keychain authn.Keychain
 	// Mirrors are tried before a registry itself.
 	Mirrors Mirrors
@@ -75,7 +75,11 @@ func (p *repository) connect(ctx context.Context) (*http.Client, error) {
 	if p.client != nil {
 		return p.client, nil
 	}
-	auth, err := authn.Resolve(ctx, p.registry.Keychain, p.repo)
+	keychain := p.registry.Keychain
+	if keychain == nil {
+		keychain = authn.NewMultiKeychain()
+	}
+	auth, err := authn.Resolve(ctx, keychain, p.repo)
 	if err != nil {
 		return nil, sandbox.Errorf(sandbox.Unavailable, "see docker's config.json, and the credential helper that it names", "get the password for %s: %w", p.repo.RegistryStr(), err)
 	}
