@@ -236,6 +236,27 @@ func (e FileInfoType) Valid() bool {
 	}
 }
 
+// Defines values for PressureResource.
+const (
+	Cpu    PressureResource = "cpu"
+	Io     PressureResource = "io"
+	Memory PressureResource = "memory"
+)
+
+// Valid indicates whether the value is a known member of the PressureResource enum.
+func (e PressureResource) Valid() bool {
+	switch e {
+	case Cpu:
+		return true
+	case Io:
+		return true
+	case Memory:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for SandboxState.
 const (
 	SandboxStateCreated   SandboxState = "created"
@@ -571,6 +592,40 @@ type FileLine struct {
 	File *FileInfo `json:"file,omitempty"`
 }
 
+// GuestStats defines model for GuestStats.
+type GuestStats struct {
+	// CpuBusyMs Of all CPUs together since the start
+	CpuBusyMs int64 `json:"cpu_busy_ms"`
+	Cpus      int   `json:"cpus"`
+
+	// DiskTotalBytes Of the file system on the sandbox's own disk
+	DiskTotalBytes int64 `json:"disk_total_bytes"`
+	DiskUsedBytes  int64 `json:"disk_used_bytes"`
+	InodesTotal    int64 `json:"inodes_total"`
+	InodesUsed     int64 `json:"inodes_used"`
+
+	// Load Load averages of 1, 5 and 15 minutes
+	Load                 []float64 `json:"load"`
+	MemoryAvailableBytes int64     `json:"memory_available_bytes"`
+
+	// MemoryCacheBytes Page cache and what the kernel can give back
+	MemoryCacheBytes int64 `json:"memory_cache_bytes"`
+	MemoryTotalBytes int64 `json:"memory_total_bytes"`
+
+	// MemoryUsedBytes Total less available
+	MemoryUsedBytes int64 `json:"memory_used_bytes"`
+
+	// OomKills Processes killed for want of memory since the start
+	OomKills int64 `json:"oom_kills"`
+
+	// Pressure Absent where the guest's kernel does not tell
+	Pressure *[]Pressure `json:"pressure,omitempty"`
+
+	// Processes Without the kernel's threads and the guest agent
+	Processes int   `json:"processes"`
+	UptimeMs  int64 `json:"uptime_ms"`
+}
+
 // Host defines model for Host.
 type Host struct {
 	Cpus      int          `json:"cpus"`
@@ -596,6 +651,29 @@ type ImageConfig struct {
 	// Volumes Recorded
 	Volumes    *[]string `json:"volumes,omitempty"`
 	WorkingDir *string   `json:"working_dir,omitempty"`
+}
+
+// Pressure defines model for Pressure.
+type Pressure struct {
+	// FullPercent … in which all of them did
+	FullPercent float64          `json:"full_percent"`
+	Resource    PressureResource `json:"resource"`
+
+	// SomePercent Share of the last 10 seconds in which some process waited for it
+	SomePercent float64 `json:"some_percent"`
+}
+
+// PressureResource defines model for Pressure.Resource.
+type PressureResource string
+
+// ProcessUsage The VMM on the host; absent where the host does not tell
+type ProcessUsage struct {
+	// CpuMs CPU time since its start
+	CpuMs int64 `json:"cpu_ms"`
+
+	// PssBytes RSS with shared pages divided among those who share them, where it is known
+	PssBytes *int64 `json:"pss_bytes,omitempty"`
+	RssBytes int64  `json:"rss_bytes"`
 }
 
 // Sandbox defines model for Sandbox.
@@ -658,6 +736,31 @@ type SandboxList struct {
 type Stage struct {
 	DurationMs float64 `json:"duration_ms"`
 	Name       string  `json:"name"`
+}
+
+// Stats defines model for Stats.
+type Stats struct {
+	// DiskAllocatedBytes What that disk takes on the host
+	DiskAllocatedBytes int64 `json:"disk_allocated_bytes"`
+
+	// DiskLimitBytes Virtual size of the sandbox's own disk
+	DiskLimitBytes int64       `json:"disk_limit_bytes"`
+	Guest          *GuestStats `json:"guest,omitempty"`
+
+	// GuestProblem Why a running guest does not say what it uses
+	GuestProblem *string `json:"guest_problem,omitempty"`
+	Id           string  `json:"id"`
+
+	// MemoryLimitBytes Memory of the microVM
+	MemoryLimitBytes int64  `json:"memory_limit_bytes"`
+	Name             string `json:"name"`
+	State            string `json:"state"`
+
+	// Time When this was measured
+	Time time.Time `json:"time"`
+
+	// Vmm The VMM on the host; absent where the host does not tell
+	Vmm *ProcessUsage `json:"vmm,omitempty"`
 }
 
 // Version defines model for Version.
@@ -841,6 +944,14 @@ type StartSandboxParams struct {
 	CountInstructions *bool `form:"count_instructions,omitempty" json:"count_instructions,omitempty"`
 }
 
+// GetStatsParams defines parameters for GetStats.
+type GetStatsParams struct {
+	Watch *bool `form:"watch,omitempty" json:"watch,omitempty"`
+
+	// IntervalMs From one to the next, with `watch`.
+	IntervalMs *int `form:"interval_ms,omitempty" json:"interval_ms,omitempty"`
+}
+
 // StopSandboxParams defines parameters for StopSandbox.
 type StopSandboxParams struct {
 	// TimeoutMs How long processes in the guest have between SIGTERM and SIGKILL. 0 kills the VMM.
@@ -923,6 +1034,11 @@ func WithRequestEditorFn(fn RequestEditorFn) ClientOption {
 
 // The interface specification for the client above.
 type ClientInterface interface {
+
+	// GetMetrics Counters of this daemon, in the text format of Prometheus
+	//
+	// Corresponds with GET /metrics (the `GetMetrics` operationId).
+	GetMetrics(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// StopDaemon End the daemon
 	//
@@ -1118,6 +1234,15 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/sandboxes/{name}/start (the `StartSandbox` operationId).
 	StartSandbox(ctx context.Context, name Name, params *StartSandboxParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// GetStats What a sandbox uses
+	//
+	// One `Stats`, or with `watch` one a line (NDJSON) until the client goes away or the sandbox is removed. Counters are
+	// totals: what was used in a time is the difference of two. What `guest` says comes from the guest, and is only known to
+	// be within bounds. Asking does not count as use for the idle timeout.
+	//
+	// Corresponds with GET /v1/sandboxes/{name}/stats (the `GetStats` operationId).
+	GetStats(ctx context.Context, name Name, params *GetStatsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// StopSandbox Shut the microVM down; the disks are kept
 	//
 	// Stopping a stopped sandbox is not an error and does nothing. A sandbox that is being started is stopped at once.
@@ -1129,6 +1254,21 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /v1/version (the `GetVersion` operationId).
 	GetVersion(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+}
+
+// GetMetrics Counters of this daemon, in the text format of Prometheus
+//
+// Corresponds with GET /metrics (the `GetMetrics` operationId).
+func (c *Client) GetMetrics(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetMetricsRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
 }
 
 // StopDaemon End the daemon
@@ -1595,6 +1735,25 @@ func (c *Client) StartSandbox(ctx context.Context, name Name, params *StartSandb
 	return c.Client.Do(req)
 }
 
+// GetStats What a sandbox uses
+//
+// One `Stats`, or with `watch` one a line (NDJSON) until the client goes away or the sandbox is removed. Counters are
+// totals: what was used in a time is the difference of two. What `guest` says comes from the guest, and is only known to
+// be within bounds. Asking does not count as use for the idle timeout.
+//
+// Corresponds with GET /v1/sandboxes/{name}/stats (the `GetStats` operationId).
+func (c *Client) GetStats(ctx context.Context, name Name, params *GetStatsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetStatsRequest(c.Server, name, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // StopSandbox Shut the microVM down; the disks are kept
 //
 // Stopping a stopped sandbox is not an error and does nothing. A sandbox that is being started is stopped at once.
@@ -1625,6 +1784,33 @@ func (c *Client) GetVersion(ctx context.Context, reqEditors ...RequestEditorFn) 
 		return nil, err
 	}
 	return c.Client.Do(req)
+}
+
+// NewGetMetricsRequest constructs an http.Request for the GetMetrics method
+func NewGetMetricsRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/metrics")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
 }
 
 // NewStopDaemonRequest constructs an http.Request for the StopDaemon method
@@ -3191,6 +3377,79 @@ func NewStartSandboxRequest(server string, name Name, params *StartSandboxParams
 	return req, nil
 }
 
+// NewGetStatsRequest constructs an http.Request for the GetStats method
+func NewGetStatsRequest(server string, name Name, params *GetStatsParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/sandboxes/%s/stats", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Watch != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "watch", *params.Watch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.IntervalMs != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "interval_ms", *params.IntervalMs, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewStopSandboxRequest constructs an http.Request for the StopSandbox method
 func NewStopSandboxRequest(server string, name Name, params *StopSandboxParams) (*http.Request, error) {
 	var err error
@@ -3322,6 +3581,13 @@ func WithBaseURL(baseURL string) ClientOption {
 
 // ClientWithResponsesInterface is the interface specification for the client with responses above.
 type ClientWithResponsesInterface interface {
+
+	// GetMetricsWithResponse Counters of this daemon, in the text format of Prometheus
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /metrics (the `GetMetrics` operationId).
+	GetMetricsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetMetricsResponse, error)
 
 	// StopDaemonWithResponse End the daemon
 	//
@@ -3563,6 +3829,17 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/sandboxes/{name}/start (the `StartSandbox` operationId).
 	StartSandboxWithResponse(ctx context.Context, name Name, params *StartSandboxParams, reqEditors ...RequestEditorFn) (*StartSandboxResponse, error)
 
+	// GetStatsWithResponse What a sandbox uses
+	//
+	// One `Stats`, or with `watch` one a line (NDJSON) until the client goes away or the sandbox is removed. Counters are
+	// totals: what was used in a time is the difference of two. What `guest` says comes from the guest, and is only known to
+	// be within bounds. Asking does not count as use for the idle timeout.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/sandboxes/{name}/stats (the `GetStats` operationId).
+	GetStatsWithResponse(ctx context.Context, name Name, params *GetStatsParams, reqEditors ...RequestEditorFn) (*GetStatsResponse, error)
+
 	// StopSandboxWithResponse Shut the microVM down; the disks are kept
 	//
 	// Stopping a stopped sandbox is not an error and does nothing. A sandbox that is being started is stopped at once.
@@ -3578,6 +3855,47 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/version (the `GetVersion` operationId).
 	GetVersionWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetVersionResponse, error)
+}
+
+type GetMetricsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r GetMetricsResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetMetricsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetMetricsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetMetricsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetMetricsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
 }
 
 type StopDaemonResponse struct {
@@ -4730,6 +5048,54 @@ func (r StartSandboxResponse) ContentType() string {
 	return ""
 }
 
+type GetStatsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Stats
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetStatsResponse) GetJSON200() *Stats {
+	return r.JSON200
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r GetStatsResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetStatsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetStatsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetStatsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetStatsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type StopSandboxResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -4824,6 +5190,19 @@ func (r GetVersionResponse) ContentType() string {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
 	return ""
+}
+
+// GetMetricsWithResponse Counters of this daemon, in the text format of Prometheus
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /metrics (the `GetMetrics` operationId).
+func (c *ClientWithResponses) GetMetricsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetMetricsResponse, error) {
+	rsp, err := c.GetMetrics(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetMetricsResponse(rsp)
 }
 
 // StopDaemonWithResponse End the daemon
@@ -5228,6 +5607,23 @@ func (c *ClientWithResponses) StartSandboxWithResponse(ctx context.Context, name
 	return ParseStartSandboxResponse(rsp)
 }
 
+// GetStatsWithResponse What a sandbox uses
+//
+// One `Stats`, or with `watch` one a line (NDJSON) until the client goes away or the sandbox is removed. Counters are
+// totals: what was used in a time is the difference of two. What `guest` says comes from the guest, and is only known to
+// be within bounds. Asking does not count as use for the idle timeout.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/sandboxes/{name}/stats (the `GetStats` operationId).
+func (c *ClientWithResponses) GetStatsWithResponse(ctx context.Context, name Name, params *GetStatsParams, reqEditors ...RequestEditorFn) (*GetStatsResponse, error) {
+	rsp, err := c.GetStats(ctx, name, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetStatsResponse(rsp)
+}
+
 // StopSandboxWithResponse Shut the microVM down; the disks are kept
 //
 // Stopping a stopped sandbox is not an error and does nothing. A sandbox that is being started is stopped at once.
@@ -5254,6 +5650,32 @@ func (c *ClientWithResponses) GetVersionWithResponse(ctx context.Context, reqEdi
 		return nil, err
 	}
 	return ParseGetVersionResponse(rsp)
+}
+
+// ParseGetMetricsResponse parses an HTTP response from a GetMetricsWithResponse call
+func ParseGetMetricsResponse(rsp *http.Response) (*GetMetricsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetMetricsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
 }
 
 // ParseStopDaemonResponse parses an HTTP response from a StopDaemonWithResponse call
@@ -6049,6 +6471,42 @@ func ParseStartSandboxResponse(rsp *http.Response) (*StartSandboxResponse, error
 	return response, nil
 }
 
+// ParseGetStatsResponse parses an HTTP response from a GetStatsWithResponse call
+func ParseGetStatsResponse(rsp *http.Response) (*GetStatsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetStatsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Stats
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (application/x-ndjson) unsupported
+
+	}
+
+	return response, nil
+}
+
 // ParseStopSandboxResponse parses an HTTP response from a StopSandboxWithResponse call
 func ParseStopSandboxResponse(rsp *http.Response) (*StopSandboxResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -6117,6 +6575,9 @@ func ParseGetVersionResponse(rsp *http.Response) (*GetVersionResponse, error) {
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
+	// GetMetrics Counters of this daemon, in the text format of Prometheus
+	// (GET /metrics)
+	GetMetrics(w http.ResponseWriter, r *http.Request)
 	// StopDaemon End the daemon
 	// (POST /v1/daemon/stop)
 	StopDaemon(w http.ResponseWriter, r *http.Request, params StopDaemonParams)
@@ -6195,6 +6656,9 @@ type ServerInterface interface {
 	// StartSandbox Boot the microVM; returns when the guest agent answers
 	// (POST /v1/sandboxes/{name}/start)
 	StartSandbox(w http.ResponseWriter, r *http.Request, name Name, params StartSandboxParams)
+	// GetStats What a sandbox uses
+	// (GET /v1/sandboxes/{name}/stats)
+	GetStats(w http.ResponseWriter, r *http.Request, name Name, params GetStatsParams)
 	// StopSandbox Shut the microVM down; the disks are kept
 	// (POST /v1/sandboxes/{name}/stop)
 	StopSandbox(w http.ResponseWriter, r *http.Request, name Name, params StopSandboxParams)
@@ -6211,6 +6675,20 @@ type ServerInterfaceWrapper struct {
 }
 
 type MiddlewareFunc func(http.Handler) http.Handler
+
+// GetMetrics operation middleware
+func (siw *ServerInterfaceWrapper) GetMetrics(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetMetrics(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
 
 // StopDaemon operation middleware
 func (siw *ServerInterfaceWrapper) StopDaemon(w http.ResponseWriter, r *http.Request) {
@@ -7418,6 +7896,61 @@ func (siw *ServerInterfaceWrapper) StartSandbox(w http.ResponseWriter, r *http.R
 	handler.ServeHTTP(w, r)
 }
 
+// GetStats operation middleware
+func (siw *ServerInterfaceWrapper) GetStats(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name Name
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", r.PathValue("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetStatsParams
+
+	// ------------- Optional query parameter "watch" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "watch", r.URL.Query(), &params.Watch, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "watch"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "watch", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "interval_ms" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "interval_ms", r.URL.Query(), &params.IntervalMs, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "interval_ms"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "interval_ms", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetStats(w, r, name, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // StopSandbox operation middleware
 func (siw *ServerInterfaceWrapper) StopSandbox(w http.ResponseWriter, r *http.Request) {
 
@@ -7621,6 +8154,8 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/sandboxes/{name}/files/remove", wrapper.RemoveFile)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/sandboxes/{name}/files/rename", wrapper.RenameFile)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/sandboxes/{name}/files/chmod", wrapper.ChangeMode)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/sandboxes/{name}/stats", wrapper.GetStats)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/metrics", wrapper.GetMetrics)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/events", wrapper.GetEvents)
 
 	return m

@@ -22,6 +22,7 @@ import (
 	"github.com/agentkernel/agentkernel/internal/guest/forward"
 	"github.com/agentkernel/agentkernel/internal/guest/power"
 	"github.com/agentkernel/agentkernel/internal/guest/reaper"
+	"github.com/agentkernel/agentkernel/internal/guest/stats"
 	"github.com/agentkernel/agentkernel/internal/guest/stream"
 	"github.com/agentkernel/agentkernel/internal/transport/guestlink"
 	"github.com/agentkernel/agentkernel/internal/transport/preamble"
@@ -91,7 +92,7 @@ func run(began time.Duration) error {
 	}
 	go func() {
 		failed <- agent.Serve(context.Background(), agent.Options{
-			Runner: runner, Identify: boot.Identify, Build: build,
+			Runner: runner, Identify: boot.Identify, Build: build, Stats: stats.Source{Proc: "/proc", Upper: upper},
 			Kernel: unix.ByteSliceToString(name.Release[:]), Arch: unix.ByteSliceToString(name.Machine[:]),
 			Init: began, Ready: uptime(),
 			Shutdown: func(grace time.Duration) { failed <- power.Off(r, upper, grace, os.Stdout) },

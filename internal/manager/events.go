@@ -16,6 +16,7 @@ func (m *Manager) Events() *events.Hub { return m.events }
 func (m *Manager) publish(rec sandbox.Record, ev events.Event) {
 	ev.Sandbox, ev.SandboxID = rec.Spec.Name, rec.ID
 	m.events.Publish(ev)
+	m.meters.event(ev)
 }
 
 // moved tells that a sandbox, whose record is rec now, has come into another state; from is "" for a new one.

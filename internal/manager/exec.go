@@ -19,6 +19,8 @@ type guest struct {
 	machine sandbox.Machine
 	name    string
 
+	capabilities []string // what the guest agent named when it came
+
 	mu     sync.Mutex
 	client *guestrpc.Client
 }
@@ -26,9 +28,11 @@ type guest struct {
 // connect waits for the guest agent of machine to answer.
 func connect(ctx context.Context, machine sandbox.Machine, name string) (*guest, error) {
 	g := &guest{machine: machine, name: name}
-	if _, err := g.control(ctx); err != nil {
+	client, err := g.control(ctx)
+	if err != nil {
 		return nil, err
 	}
+	g.capabilities = client.Info().Capabilities
 	return g, nil
 }
 
@@ -190,5 +194,7 @@ func (m *Manager) timeFirstExec(b *box, took time.Duration) {
 		return
 	}
 	b.firstExec = true
-	b.rec.Stages = append(b.rec.Stages[:len(b.rec.Stages):len(b.rec.Stages)], sandbox.Stage{Name: "first exec", Duration: took})
+	s := sandbox.Stage{Name: "first exec", Duration: took}
+	b.rec.Stages = append(b.rec.Stages[:len(b.rec.Stages):len(b.rec.Stages)], s)
+	m.meters.stage(s)
 }

@@ -52,6 +52,8 @@ type Manager struct {
 	d      Deps
 	log    *slog.Logger
 	events *events.Hub
+	meters *meters
+	since  time.Time
 
 	mu       sync.Mutex // guards what follows, and is never held while waiting
 	byName   map[string]*box
@@ -85,7 +87,7 @@ type box struct {
 func New(d Deps) *Manager {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Manager{
-		d: d, log: d.Log, events: events.NewHub(events.Kept), ctx: ctx, cancel: cancel,
+		d: d, log: d.Log, events: events.NewHub(events.Kept), meters: newMeters(), since: time.Now(), ctx: ctx, cancel: cancel,
 		byName: map[string]*box{}, reserved: map[string]bool{}, cids: map[uint32]bool{},
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/agentkernel/agentkernel/internal/events"
+	"github.com/agentkernel/agentkernel/internal/guestrpc"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
 
@@ -60,6 +61,10 @@ func (m *Manager) Start(ctx context.Context, name string, opts StartOptions) (sa
 		return sandbox.Record{}, m.startFailed(ctx, startCtx, b, err)
 	}
 	rec := b.record()
+	m.meters.starts.Add(startOK, 1)
+	for _, s := range rec.Stages {
+		m.meters.stage(s)
+	}
 	m.log.Info("running", "sandbox", name, "took", time.Since(started).Round(time.Millisecond), "pid", rec.Machine.PID)
 	return rec, nil
 }
@@ -121,8 +126,12 @@ func (m *Manager) bootGuest(ctx context.Context, b *box, machine sandbox.Machine
 func (m *Manager) attach(b *box, machine sandbox.Machine, g *guest) {
 	m.mu.Lock()
 	closed := m.closed
+	watchGuest := g.can(guestrpc.StatsCapability)
 	if !closed {
 		m.background.Add(1)
+		if watchGuest {
+			m.background.Add(1)
+		}
 	}
 	m.mu.Unlock()
 	if closed {
@@ -138,6 +147,9 @@ func (m *Manager) attach(b *box, machine sandbox.Machine, g *guest) {
 	m.beginIdle(b)
 	b.mu.Unlock()
 	go m.watch(b, machine, watched)
+	if watchGuest {
+		go m.watchGuest(b, machine, g)
+	}
 }
 
 // watch waits for the end of a microVM. One that nobody asked for makes the sandbox failed.
@@ -179,9 +191,11 @@ func (m *Manager) startFailed(ctx, startCtx context.Context, b *box, err error) 
 			cause = errors.New("the start was cancelled")
 		}
 		m.settle(b, sandbox.Stopped, "")
+		m.meters.starts.Add(startCancelled, 1)
 		return sandbox.Errorf(sandbox.Conflict, "", "start %q: %w", name, cause)
 	}
 	m.settle(b, sandbox.Failed, err.Error())
+	m.meters.starts.Add(startFailed, 1)
 	m.log.Warn("the start failed", "sandbox", name, "err", err)
 	var e *sandbox.Error
 	if errors.As(err, &e) {

@@ -53,6 +53,9 @@ func TestValidateSpec(t *testing.T) {
 }
 
 func TestTransitions(t *testing.T) {
+	if len(States()) != len(transitions) {
+		t.Errorf("%d states are listed, of %d", len(States()), len(transitions))
+	}
 	for from, tos := range transitions {
 		for _, to := range tos {
 			if !to.Valid() {

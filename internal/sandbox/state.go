@@ -18,6 +18,11 @@ const (
 	Removing  State = "removing"  // everything that belongs to the sandbox is being deleted
 )
 
+// States lists all states, in the order of a life.
+func States() []State {
+	return []State{Created, Starting, Running, Paused, Suspended, Stopping, Stopped, Failed, Removing}
+}
+
 // transitions is the one table of what may follow what. Removing is reachable from everywhere.
 var transitions = map[State][]State{
 	Created:   {Starting},

@@ -17,6 +17,7 @@ import (
 	guestv1 "github.com/agentkernel/agentkernel/api/guest/v1"
 	"github.com/agentkernel/agentkernel/internal/guest/exec"
 	"github.com/agentkernel/agentkernel/internal/guest/reaper"
+	"github.com/agentkernel/agentkernel/internal/guest/stats"
 )
 
 // Protocol is the version that this agent speaks.
@@ -24,12 +25,13 @@ const Protocol = 1
 
 // Capabilities names what this agent can do beyond the first version of the protocol.
 func Capabilities() []string {
-	return []string{"exec", "terminal", "background", "limits", "signal", "shutdown", "files"}
+	return []string{"exec", "terminal", "background", "limits", "signal", "shutdown", "files", "stats"}
 }
 
 // Options are what an agent is made of.
 type Options struct {
 	Runner   *exec.Runner
+	Stats    stats.Source
 	Shutdown func(grace time.Duration) // ends the microVM
 	Identify func(hostname string, now time.Time) error
 	Build    string        // of the agent
@@ -49,6 +51,7 @@ func Serve(ctx context.Context, o Options, listeners ...net.Listener) error {
 	defer cancel()
 	defer server.Close()
 	guestv1.RegisterAgentService(server, &service{o: o})
+	guestv1.RegisterStatsService(server, statsService{o.Stats})
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() { failed <- fmt.Errorf("serve on %s: %w", l.Addr(), server.Serve(ctx, l)) }()
