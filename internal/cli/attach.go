@@ -22,6 +22,7 @@ var detachKeys = []byte{'p' & 0x1f, 'q' & 0x1f}
 
 func attachCommand(e *env) *cobra.Command {
 	var noStdin bool
+	var record recordFlags
 	cmd := &cobra.Command{
 		Use: "attach NAME ID", Short: "Connect to a command that runs in the background", Args: cobra.ExactArgs(2),
 		Long: "Connect stdin, stdout and stderr to a command that was started by exec -d, from now on; what it wrote before is shown by\n" +
@@ -33,14 +34,15 @@ func attachCommand(e *env) *cobra.Command {
 				return err
 			}
 			defer c.Close()
-			return e.attach(cmd.Context(), c, args[0], args[1], !noStdin)
+			return e.attach(cmd.Context(), c, args[0], args[1], !noStdin, &record)
 		},
 	}
+	record.register(cmd)
 	cmd.Flags().BoolVar(&noStdin, "no-stdin", false, "do not connect stdin")
 	return cmd
 }
 
-func (e *env) attach(ctx context.Context, c *client.Client, name, id string, stdin bool) error {
+func (e *env) attach(ctx context.Context, c *client.Client, name, id string, stdin bool, record *recordFlags) (err error) {
 	info, err := c.ExecInfo(ctx, name, id)
 	if err != nil {
 		return err
@@ -58,12 +60,19 @@ func (e *env) attach(ctx context.Context, c *client.Client, name, id string, std
 	attach := func(ctx context.Context, streams client.ExecIO) (client.Exit, error) {
 		return c.Attach(ctx, name, info.Id, client.AttachOptions{Follow: true}, streams)
 	}
+	rec, err := record.create(info.Argv, e.screenSize(), hostTerm())
+	if err != nil {
+		return err
+	}
+	if rec != nil {
+		defer func() { err = e.endRecording(rec, err) }()
+	}
 	var exit client.Exit
 	if onTerminal {
 		streams.Stdin = &detachReader{r: e.in, detach: func() { cancel(errDetached) }}
-		exit, err = e.onTerminal(ctx, streams, nil, false, attach)
+		exit, err = e.onTerminal(ctx, streams, terminalUse{rec: rec, input: record.input, running: true}, attach)
 	} else {
-		exit, err = attach(ctx, streams)
+		exit, err = attach(ctx, recorded(streams, rec, record.input, !info.Tty))
 	}
 	if errors.Is(context.Cause(ctx), errDetached) {
 		fmt.Fprintln(e.errOut, "detached")

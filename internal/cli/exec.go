@@ -203,7 +203,7 @@ func (e *env) exec(c *client.Client, name string, start client.ExecStart, f *exe
 	}
 	var exit client.Exit
 	if f.tty && f.interactive {
-		exit, err = e.onTerminal(ctx, streams, rec, f.record.input, func(ctx context.Context, streams client.ExecIO) (client.Exit, error) {
+		exit, err = e.onTerminal(ctx, streams, terminalUse{rec: rec, input: f.record.input}, func(ctx context.Context, streams client.ExecIO) (client.Exit, error) {
 			return c.Exec(ctx, name, start, streams)
 		})
 	} else {

@@ -45,15 +45,22 @@ func setTerminal(start *client.ExecStart, size terminal.Size) {
 	start.Env = &vars
 }
 
+// terminalUse says what is special about a command on this terminal.
+type terminalUse struct {
+	rec     *asciicast.Writer // nil when nothing is recorded
+	input   bool              // what is typed is recorded as well
+	running bool              // it runs already, and has not drawn for this terminal
+}
+
 // onTerminal has run talk to a command with this process's terminal in raw mode, and gives the terminal back.
-func (e *env) onTerminal(ctx context.Context, streams client.ExecIO, rec *asciicast.Writer, input bool, run func(context.Context, client.ExecIO) (client.Exit, error)) (client.Exit, error) {
+func (e *env) onTerminal(ctx context.Context, streams client.ExecIO, use terminalUse, run func(context.Context, client.ExecIO) (client.Exit, error)) (client.Exit, error) {
 	s, ctx, err := terminal.Raw(ctx, terminal.File(e.in), e.out)
 	if err != nil {
 		return client.Exit{}, err
 	}
 	defer s.Close()
 	streams.Stdout = s.Writer(streams.Stdout)
-	streams = recorded(streams, rec, input, false)
+	streams = recorded(streams, use.rec, use.input, false)
 	sizes := make(chan client.TerminalSize)
 	streams.Sizes = sizes
 	ended := make(chan struct{})
@@ -64,8 +71,8 @@ func (e *env) onTerminal(ctx context.Context, streams client.ExecIO, rec *asciic
 			case <-ended:
 				return
 			case size := <-s.Sizes():
-				if rec != nil {
-					rec.Resized(size.Cols, size.Rows)
+				if use.rec != nil {
+					use.rec.Resized(size.Cols, size.Rows)
 				}
 				select {
 				case sizes <- client.TerminalSize(size):
@@ -75,6 +82,9 @@ func (e *env) onTerminal(ctx context.Context, streams client.ExecIO, rec *asciic
 			}
 		}
 	}()
+	if use.running {
+		s.Announce()
+	}
 	exit, err := run(ctx, streams)
 	cutShort := err != nil || exit.Signal != 0
 	if cutShort {

@@ -28,6 +28,7 @@ type Session struct {
 	flush func() error // at the end; may be nil
 	saved *term.State
 	sizes chan Size
+	ask   chan struct{} // see Announce
 	stop  context.CancelCauseFunc
 	got   chan os.Signal
 	quit  chan struct{}
@@ -70,7 +71,7 @@ func open(ctx context.Context, in *os.File, out io.Writer, apply func() error) (
 		return nil, nil, fmt.Errorf("ask the terminal for its mode: %w", err)
 	}
 	s := &Session{
-		in: in, apply: apply, saved: saved, sizes: make(chan Size, 2),
+		in: in, apply: apply, saved: saved, sizes: make(chan Size, 2), ask: make(chan struct{}),
 		got: make(chan os.Signal, 16), quit: make(chan struct{}), done: make(chan struct{}),
 	}
 	if Is(out) {
@@ -92,6 +93,15 @@ func open(ctx context.Context, in *os.File, out io.Writer, apply func() error) (
 // Sizes tells the terminal's size when it has changed, the latest only. After this process was stopped the size comes twice,
 // another one first, which makes programs draw anew.
 func (s *Session) Sizes() <-chan Size { return s.sizes }
+
+// Announce tells the terminal's size on Sizes as after a stop: for a program that runs already and has drawn for another
+// terminal.
+func (s *Session) Announce() {
+	select {
+	case s.ask <- struct{}{}:
+	case <-s.done:
+	}
+}
 
 // Writer writes the program's output to w and follows it, when the output is a terminal.
 func (s *Session) Writer(w io.Writer) io.Writer {
@@ -164,6 +174,8 @@ func (s *Session) watch() {
 		select {
 		case <-s.quit:
 			return
+		case <-s.ask:
+			s.resized(true)
 		case sig := <-s.got:
 			if sig == syscall.SIGTSTP {
 				sig = s.suspend()

@@ -127,6 +127,24 @@ func TestTerminalIsPutBack(t *testing.T) {
 	})
 }
 
+// A program in the background is drawn for the terminal that attaches to it, and goes on when that leaves.
+func TestAttachTerminal(t *testing.T) {
+	h := newHome(t)
+	h.started("a")
+	id := strings.TrimSpace(h.ok("exec", "-d", "-it", "a", "vi", "/root/note"))
+	for _, keys := range []string{"\x10\x11", ":q\r"} {
+		s := h.on("attach", "a", id)
+		s.last("- /root/note")
+		s.resize(90, 30)
+		s.waitFor("vi on 30 lines", func(lines []string) bool { return len(lines) == 30 && strings.HasPrefix(lines[29], "- /root/note") })
+		s.press(keys)
+		s.exits(0)
+	}
+	if code := strings.TrimSpace(h.ok("wait", "a", id)); code != "0" {
+		t.Errorf("vi ended with %s", code)
+	}
+}
+
 // A recording that is played shows what was to be seen: characters, colours, sizes.
 func TestRecordAndReplay(t *testing.T) {
 	h := newHome(t)
