@@ -329,6 +329,7 @@ type CreateRequest struct {
 
 	// Project Absolute path of a directory on the host, copied to /workspace; never changed
 	Project *string `json:"project,omitempty"`
+	Publish *[]Port `json:"publish,omitempty"`
 	Vcpus   *int    `json:"vcpus,omitempty"`
 
 	// VsockCid Assigned when absent
@@ -653,6 +654,21 @@ type ImageConfig struct {
 	WorkingDir *string   `json:"working_dir,omitempty"`
 }
 
+// Port A port of the host that leads to a server in the sandbox while it runs; either guest_port or guest_socket
+type Port struct {
+	// GuestPort TCP port of the guest's loopback device
+	GuestPort *int `json:"guest_port,omitempty"`
+
+	// GuestSocket Absolute path of a unix socket in the guest
+	GuestSocket *string `json:"guest_socket,omitempty"`
+
+	// HostIp Address of the host to listen on; 0.0.0.0 is all of them
+	HostIp *string `json:"host_ip,omitempty"`
+
+	// HostPort 0: one that is free, chosen at each start
+	HostPort *int `json:"host_port,omitempty"`
+}
+
 // Pressure defines model for Pressure.
 type Pressure struct {
 	// FullPercent … in which all of them did
@@ -674,6 +690,19 @@ type ProcessUsage struct {
 	// PssBytes RSS with shared pages divided among those who share them, where it is known
 	PssBytes *int64 `json:"pss_bytes,omitempty"`
 	RssBytes int64  `json:"rss_bytes"`
+}
+
+// PublishedPort defines model for PublishedPort.
+type PublishedPort struct {
+	// Error Why it is not listened on although the sandbox runs
+	Error       *string `json:"error,omitempty"`
+	GuestPort   *int    `json:"guest_port,omitempty"`
+	GuestSocket *string `json:"guest_socket,omitempty"`
+	HostIp      string  `json:"host_ip"`
+
+	// HostPort As asked for, and while it is listened on the one in use
+	HostPort  int  `json:"host_port"`
+	Listening bool `json:"listening"`
 }
 
 // Sandbox defines model for Sandbox.
@@ -705,8 +734,11 @@ type Sandbox struct {
 	Name      string  `json:"name"`
 
 	// Pid Process id of the VMM
-	Pid     *int    `json:"pid,omitempty"`
-	Project *string `json:"project,omitempty"`
+	Pid *int `json:"pid,omitempty"`
+
+	// Ports Published ports
+	Ports   *[]PublishedPort `json:"ports,omitempty"`
+	Project *string          `json:"project,omitempty"`
 
 	// Reason Why it failed, or was stopped without a request
 	Reason *string `json:"reason,omitempty"`
@@ -828,6 +860,15 @@ type PutArchiveParams struct {
 
 	// Path Absolute in the sandbox; any bytes, percent-encoded
 	Path Path `form:"path" json:"path"`
+}
+
+// DialParams defines parameters for Dial.
+type DialParams struct {
+	// Port TCP port of the guest
+	Port *int `form:"port,omitempty" json:"port,omitempty"`
+
+	// Socket Absolute path of a unix socket in the guest; instead of a port
+	Socket *string `form:"socket,omitempty" json:"socket,omitempty"`
 }
 
 // AttachExecParams defines parameters for AttachExec.
@@ -1111,6 +1152,20 @@ type ClientInterface interface {
 	//
 	// Corresponds with PUT /v1/sandboxes/{name}/archive (the `PutArchive` operationId).
 	PutArchiveWithBody(ctx context.Context, name Name, params *PutArchiveParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// Dial Connect to a server in a running sandbox (WebSocket)
+	//
+	// Connects to a TCP port of the guest's loopback device (127.0.0.1, then ::1) or to a unix socket, then upgrades to a
+	// WebSocket with subprotocol `dial.v1.agentkernel`. Errors before the upgrade are ordinary error responses: `not_found`
+	// when nothing listens there.
+	//
+	// In both directions binary messages are bytes of the connection, cut anywhere; an empty one ends its sender's direction,
+	// while the other may go on. A close frame with status 4000 says that the connection was broken off, and its text why. When
+	// both directions have ended, the server closes with status 1000. A client that does not read holds the server in the
+	// guest up; nothing is dropped. A sandbox has at most 256 such connections at once, those to published ports included.
+	//
+	// Corresponds with GET /v1/sandboxes/{name}/dial (the `Dial` operationId).
+	Dial(ctx context.Context, name Name, params *DialParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// Exec Run a command (WebSocket)
 	//
@@ -1433,6 +1488,30 @@ func (c *Client) GetArchive(ctx context.Context, name Name, params *GetArchivePa
 // Corresponds with PUT /v1/sandboxes/{name}/archive (the `PutArchive` operationId).
 func (c *Client) PutArchiveWithBody(ctx context.Context, name Name, params *PutArchiveParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewPutArchiveRequestWithBody(c.Server, name, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// Dial Connect to a server in a running sandbox (WebSocket)
+//
+// Connects to a TCP port of the guest's loopback device (127.0.0.1, then ::1) or to a unix socket, then upgrades to a
+// WebSocket with subprotocol `dial.v1.agentkernel`. Errors before the upgrade are ordinary error responses: `not_found`
+// when nothing listens there.
+//
+// In both directions binary messages are bytes of the connection, cut anywhere; an empty one ends its sender's direction,
+// while the other may go on. A close frame with status 4000 says that the connection was broken off, and its text why. When
+// both directions have ended, the server closes with status 1000. A client that does not read holds the server in the
+// guest up; nothing is dropped. A sandbox has at most 256 such connections at once, those to published ports included.
+//
+// Corresponds with GET /v1/sandboxes/{name}/dial (the `Dial` operationId).
+func (c *Client) Dial(ctx context.Context, name Name, params *DialParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDialRequest(c.Server, name, params)
 	if err != nil {
 		return nil, err
 	}
@@ -2294,6 +2373,79 @@ func NewPutArchiveRequestWithBody(server string, name Name, params *PutArchivePa
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewDialRequest constructs an http.Request for the Dial method
+func NewDialRequest(server string, name Name, params *DialParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/sandboxes/%s/dial", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Port != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "port", *params.Port, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Socket != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "socket", *params.Socket, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
 
 	return req, nil
 }
@@ -3675,6 +3827,22 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with PUT /v1/sandboxes/{name}/archive (the `PutArchive` operationId).
 	PutArchiveWithBodyWithResponse(ctx context.Context, name Name, params *PutArchiveParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutArchiveResponse, error)
 
+	// DialWithResponse Connect to a server in a running sandbox (WebSocket)
+	//
+	// Connects to a TCP port of the guest's loopback device (127.0.0.1, then ::1) or to a unix socket, then upgrades to a
+	// WebSocket with subprotocol `dial.v1.agentkernel`. Errors before the upgrade are ordinary error responses: `not_found`
+	// when nothing listens there.
+	//
+	// In both directions binary messages are bytes of the connection, cut anywhere; an empty one ends its sender's direction,
+	// while the other may go on. A close frame with status 4000 says that the connection was broken off, and its text why. When
+	// both directions have ended, the server closes with status 1000. A client that does not read holds the server in the
+	// guest up; nothing is dropped. A sandbox has at most 256 such connections at once, those to published ports included.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/sandboxes/{name}/dial (the `Dial` operationId).
+	DialWithResponse(ctx context.Context, name Name, params *DialParams, reqEditors ...RequestEditorFn) (*DialResponse, error)
+
 	// ExecWithResponse Run a command (WebSocket)
 	//
 	// Upgrades to a WebSocket with subprotocol `exec.v1.agentkernel`. Errors before the upgrade are ordinary error responses.
@@ -4296,6 +4464,47 @@ func (r PutArchiveResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r PutArchiveResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DialResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r DialResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DialResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DialResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DialResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DialResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -5351,6 +5560,28 @@ func (c *ClientWithResponses) PutArchiveWithBodyWithResponse(ctx context.Context
 	return ParsePutArchiveResponse(rsp)
 }
 
+// DialWithResponse Connect to a server in a running sandbox (WebSocket)
+//
+// Connects to a TCP port of the guest's loopback device (127.0.0.1, then ::1) or to a unix socket, then upgrades to a
+// WebSocket with subprotocol `dial.v1.agentkernel`. Errors before the upgrade are ordinary error responses: `not_found`
+// when nothing listens there.
+//
+// In both directions binary messages are bytes of the connection, cut anywhere; an empty one ends its sender's direction,
+// while the other may go on. A close frame with status 4000 says that the connection was broken off, and its text why. When
+// both directions have ended, the server closes with status 1000. A client that does not read holds the server in the
+// guest up; nothing is dropped. A sandbox has at most 256 such connections at once, those to published ports included.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/sandboxes/{name}/dial (the `Dial` operationId).
+func (c *ClientWithResponses) DialWithResponse(ctx context.Context, name Name, params *DialParams, reqEditors ...RequestEditorFn) (*DialResponse, error) {
+	rsp, err := c.Dial(ctx, name, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDialResponse(rsp)
+}
+
 // ExecWithResponse Run a command (WebSocket)
 //
 // Upgrades to a WebSocket with subprotocol `exec.v1.agentkernel`. Errors before the upgrade are ordinary error responses.
@@ -5940,6 +6171,35 @@ func ParsePutArchiveResponse(rsp *http.Response) (*PutArchiveResponse, error) {
 			return nil, err
 		}
 		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDialResponse parses an HTTP response from a DialWithResponse call
+func ParseDialResponse(rsp *http.Response) (*DialResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DialResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 101:
+		break // No content-type
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Error
@@ -6605,6 +6865,9 @@ type ServerInterface interface {
 	// PutArchive Unpack a tar archive in a directory of a running sandbox
 	// (PUT /v1/sandboxes/{name}/archive)
 	PutArchive(w http.ResponseWriter, r *http.Request, name Name, params PutArchiveParams)
+	// Dial Connect to a server in a running sandbox (WebSocket)
+	// (GET /v1/sandboxes/{name}/dial)
+	Dial(w http.ResponseWriter, r *http.Request, name Name, params DialParams)
 	// Exec Run a command (WebSocket)
 	// (GET /v1/sandboxes/{name}/exec)
 	Exec(w http.ResponseWriter, r *http.Request, name Name)
@@ -7019,6 +7282,61 @@ func (siw *ServerInterfaceWrapper) PutArchive(w http.ResponseWriter, r *http.Req
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.PutArchive(w, r, name, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// Dial operation middleware
+func (siw *ServerInterfaceWrapper) Dial(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name Name
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", r.PathValue("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DialParams
+
+	// ------------- Optional query parameter "port" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "port", r.URL.Query(), &params.Port, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "port"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "port", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "socket" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "socket", r.URL.Query(), &params.Socket, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "socket"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "socket", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.Dial(w, r, name, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -8154,6 +8472,7 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/sandboxes/{name}/files/remove", wrapper.RemoveFile)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/sandboxes/{name}/files/rename", wrapper.RenameFile)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/sandboxes/{name}/files/chmod", wrapper.ChangeMode)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/sandboxes/{name}/dial", wrapper.Dial)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/sandboxes/{name}/stats", wrapper.GetStats)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/metrics", wrapper.GetMetrics)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/events", wrapper.GetEvents)

@@ -26,6 +26,7 @@ type createFlags struct {
 	image, agent, arch, memory, disk, project, config, pull string
 	vcpus                                                   int
 	idleTimeout                                             time.Duration
+	publish                                                 []string
 	vsockCID                                                uint32
 }
 
@@ -40,6 +41,7 @@ func (f *createFlags) register(cmd *cobra.Command) {
 	fs.DurationVar(&f.idleTimeout, "idle-timeout", 0, "stop it when nothing happened in it for so long, such as 30m (default never)")
 	fs.Uint32Var(&f.vsockCID, "vsock-cid", 0, "vsock CID (default: assigned)")
 	fs.StringVar(&f.project, "project", "", "directory to copy to /workspace; it is never changed")
+	fs.StringArrayVarP(&f.publish, "publish", "p", nil, "port of this host that leads into the sandbox while it runs: [[HOST:]PORT:]GUEST (HOST is 127.0.0.1 unless given; PORT 0, or none, is a free one)")
 	fs.StringVar(&f.config, "config", "", "configuration file (default "+configFile+" of the project, or of this directory)")
 	fs.StringVar(&f.arch, "arch", "", "architecture of the guest: x86_64 or aarch64 (default: this host's)")
 }
@@ -111,6 +113,9 @@ func (f *createFlags) request(e *env, cmd *cobra.Command, name string) (client.C
 	if spec.VsockCID != 0 || changed("vsock-cid") {
 		cid := int64(spec.VsockCID)
 		req.VsockCid = &cid
+	}
+	if req.Publish, err = publishRequest(f.publish); err != nil {
+		return req, err
 	}
 	if f.project != "" {
 		dir, err := filepath.Abs(f.project)

@@ -42,14 +42,14 @@ func listCommand(e *env) *cobra.Command {
 				return nil
 			}
 			w := tabwriter.NewWriter(e.out, 0, 0, 3, ' ', 0)
-			fmt.Fprintln(w, "NAME\tSTATE\tIMAGE\tAGENT\tVCPUS\tMEMORY\tCREATED")
+			fmt.Fprintln(w, "NAME\tSTATE\tIMAGE\tAGENT\tVCPUS\tMEMORY\tCREATED\tPORTS")
 			for _, sb := range list.Sandboxes {
 				agent := "-"
 				if sb.Agent != nil {
 					agent = *sb.Agent
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d MiB\t%s ago\n", sb.Name, sb.State, sb.Image, agent, sb.Vcpus, sb.MemoryMib,
-					strings.ToLower(units.HumanDuration(time.Since(sb.CreatedAt))))
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d MiB\t%s ago\t%s\n", sb.Name, sb.State, sb.Image, agent, sb.Vcpus, sb.MemoryMib,
+					strings.ToLower(units.HumanDuration(time.Since(sb.CreatedAt))), portList(sb))
 			}
 			return w.Flush()
 		},
@@ -122,6 +122,9 @@ func (e *env) show(sb client.Sandbox) {
 	}
 	if sb.Engine != nil {
 		row("engine", *sb.Engine+" ("+*sb.Accelerator+")")
+	}
+	for _, p := range published(sb) {
+		row("port", listens(p)+" -> "+target(p))
 	}
 	text("kernel", sb.Kernel)
 	if sb.Pid != nil {

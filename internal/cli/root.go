@@ -82,7 +82,7 @@ func newRoot(e *env) *cobra.Command {
 		}
 	}
 	add("sandbox", initCommand(e), createCommand(e), startCommand(e), stopCommand(e), restartCommand(e), rmCommand(e),
-		listCommand(e), inspectCommand(e), eventsCommand(e), statsCommand(e), execCommand(e), shellCommand(e), runCommand(e), cpCommand(e), logsCommand(e), replayCommand(e),
+		listCommand(e), inspectCommand(e), eventsCommand(e), statsCommand(e), execCommand(e), shellCommand(e), runCommand(e), cpCommand(e), portForwardCommand(e), portCommand(e), logsCommand(e), replayCommand(e),
 		psCommand(e), killCommand(e), waitCommand(e), attachCommand(e))
 	add("build", kernelCommand(e), imageCommand(e))
 	add("system", doctorCommand(e), daemonCommand(e), benchCommand(e), versionCommand(e))

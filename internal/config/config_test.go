@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
@@ -132,11 +133,11 @@ func TestTemplateParses(t *testing.T) {
 
 func TestSpec(t *testing.T) {
 	want := sandbox.Spec{Image: "base", VCPUs: 1, MemoryMiB: 512, DiskMiB: 10240}
-	if got := (File{}).Spec(); got != want {
+	if got := (File{}).Spec(); !reflect.DeepEqual(got, want) {
 		t.Errorf("defaults: %+v", got)
 	}
 	want = sandbox.Spec{Name: "n", Image: "python", Agent: "codex", VCPUs: 2, MemoryMiB: 1024, DiskMiB: 10240, VsockCID: 7}
-	if got := (File{Name: "n", Rootfs: "python", Agent: "codex", VCPUs: 2, MemoryMiB: 1024, VsockCID: 7}).Spec(); got != want {
+	if got := (File{Name: "n", Rootfs: "python", Agent: "codex", VCPUs: 2, MemoryMiB: 1024, VsockCID: 7}).Spec(); !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v", got)
 	}
 }

@@ -51,7 +51,7 @@ func (h *handler) GetArchive(w http.ResponseWriter, r *http.Request, name apiv1.
 // PutArchive passes an archive on to the guest.
 func (h *handler) PutArchive(w http.ResponseWriter, r *http.Request, name apiv1.Name, params apiv1.PutArchiveParams) {
 	h.withFiles(w, r, name, func(f *guestrpc.Files) error {
-		duplex(w)
+		fullDuplex(w)
 		copied, err := f.Unpack(r.Context(), params.Path, deref(params.Owner), r.Body)
 		if err == nil {
 			h.reply(w, r, http.StatusOK, copiedView(copied))
@@ -60,8 +60,8 @@ func (h *handler) PutArchive(w http.ResponseWriter, r *http.Request, name apiv1.
 	})
 }
 
-// duplex lets a handler answer before it has read the request's body, however much is still to come of it.
-func duplex(w http.ResponseWriter) { _ = http.NewResponseController(w).EnableFullDuplex() }
+// fullDuplex lets a handler answer before it has read the request's body, however much is still to come of it.
+func fullDuplex(w http.ResponseWriter) { _ = http.NewResponseController(w).EnableFullDuplex() }
 
 func copiedView(c guestrpc.Copied) apiv1.Copied {
 	return apiv1.Copied{LeftOut: c.LeftOut, Warnings: optional(c.Warnings)}

@@ -96,7 +96,7 @@ func (h *handler) WriteFile(w http.ResponseWriter, r *http.Request, name apiv1.N
 		if err != nil {
 			return err
 		}
-		duplex(w)
+		fullDuplex(w)
 		info, err := f.Write(r.Context(), guestrpc.WriteSpec{Path: params.Path, Mode: mode, Sync: deref(params.Sync)}, r.Body)
 		if err == nil {
 			h.reply(w, r, http.StatusOK, fileView(info))

@@ -105,6 +105,7 @@ func (h *handler) CreateSandbox(w http.ResponseWriter, r *http.Request) {
 		VCPUs: or(req.Vcpus, sandbox.DefaultVCPUs), MemoryMiB: or(req.MemoryMib, sandbox.DefaultMemoryMiB),
 		DiskMiB: or(req.DiskMib, sandbox.DefaultDiskMiB), VsockCID: uint32(cid), Project: or(req.Project, ""),
 		IdleTimeoutMs: or(req.IdleTimeoutMs, 0),
+		Publish:       ports(req.Publish),
 	}
 	rec, err := h.Manager.Create(r.Context(), spec)
 	h.sandbox(w, r, http.StatusCreated, rec, err)

@@ -35,6 +35,7 @@ func view(rec sandbox.Record) apiv1.Sandbox {
 	if rec.Spec.IdleTimeoutMs != 0 {
 		v.IdleTimeoutMs = &rec.Spec.IdleTimeoutMs
 	}
+	v.Ports = viewPorts(rec)
 	if m := rec.Machine; m != nil {
 		v.Engine, v.Accelerator, v.Pid = &m.Engine, &m.Accelerator, &m.PID
 		v.Confinement = optional(m.Confinement)

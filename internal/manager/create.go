@@ -148,6 +148,7 @@ func (m *Manager) forget(b *box, rec sandbox.Record) error {
 	b.mu.Lock()
 	b.removed, b.machine, b.guest = true, nil, nil
 	b.mu.Unlock()
+	b.unpublish()
 	m.mu.Lock()
 	delete(m.byName, rec.Spec.Name)
 	delete(m.cids, rec.Spec.VsockCID)

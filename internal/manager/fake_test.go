@@ -16,6 +16,8 @@ import (
 	"github.com/containerd/ttrpc"
 
 	guestv1 "github.com/agentkernel/agentkernel/api/guest/v1"
+	"github.com/agentkernel/agentkernel/internal/guest/forward"
+	"github.com/agentkernel/agentkernel/internal/guest/stream"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 	"github.com/agentkernel/agentkernel/internal/store"
 )
@@ -121,7 +123,7 @@ type fakeMachine struct {
 
 func (m *fakeMachine) Record() sandbox.MachineRecord { return m.v.rec }
 
-func (m *fakeMachine) Dial(ctx context.Context, _ uint32) (net.Conn, error) {
+func (m *fakeMachine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	if m.v.mute {
 		select {
 		case <-ctx.Done():
@@ -131,12 +133,18 @@ func (m *fakeMachine) Dial(ctx context.Context, _ uint32) (net.Conn, error) {
 		}
 	}
 	host, guest := net.Pipe()
+	l := &oneConn{conn: guest, done: make(chan struct{})}
+	if port == sandbox.GuestStreamPort {
+		go func() { _ = stream.Handlers{"forward": forward.Handle}.Serve(m.v.ctx, l) }()
+		context.AfterFunc(m.v.ctx, func() { host.Close(); guest.Close(); l.Close() })
+		return host, nil
+	}
 	server, err := ttrpc.NewServer()
 	if err != nil {
 		return nil, err
 	}
 	guestv1.RegisterAgentService(server, &m.v.agent)
-	go func() { _ = server.Serve(m.v.ctx, &oneConn{conn: guest, done: make(chan struct{})}) }()
+	go func() { _ = server.Serve(m.v.ctx, l) }()
 	context.AfterFunc(m.v.ctx, func() { host.Close(); guest.Close(); server.Close() })
 	return host, nil
 }

@@ -81,6 +81,8 @@ type box struct {
 	started     time.Time // monotonic; when the guest agent became ready
 	firstExec   bool      // whether the first exec since the start has been timed
 	idle        idleness
+	published   *publication
+	connections int // to servers in the guest
 }
 
 // New returns a manager that knows no sandbox yet: call Reconcile before anything else.
@@ -148,6 +150,7 @@ func (m *Manager) Close() {
 		b.machine, b.guest = nil, nil
 		b.stopIdleTimer()
 		b.mu.Unlock()
+		b.unpublish()
 		g.close()
 		if machine == nil {
 			continue
@@ -200,6 +203,7 @@ func (b *box) record() sandbox.Record {
 	rec := b.rec
 	rec.Stages = slices.Clone(rec.Stages)
 	rec.Warnings = slices.Clone(rec.Warnings)
+	rec.Bindings = slices.Clone(rec.Bindings)
 	return rec
 }
 
@@ -235,7 +239,7 @@ func (m *Manager) save(b *box, rec sandbox.Record) error {
 // cannot; the next Reconcile finds out by itself.
 func (m *Manager) settle(b *box, to sandbox.State, reason string) {
 	change := func(rec *sandbox.Record) {
-		rec.State, rec.Reason, rec.Machine, rec.FinishedAt = to, reason, nil, time.Now().UTC()
+		rec.State, rec.Reason, rec.Machine, rec.Bindings, rec.FinishedAt = to, reason, nil, nil, time.Now().UTC()
 	}
 	b.mu.Lock()
 	from := b.rec.State
@@ -244,6 +248,7 @@ func (m *Manager) settle(b *box, to sandbox.State, reason string) {
 	b.machine, b.guest = nil, nil
 	b.stopIdleTimer()
 	b.mu.Unlock()
+	b.unpublish()
 	if err := m.d.Store.Save(rec); err != nil {
 		m.log.Error("record the end of a microVM", "sandbox", rec.Spec.Name, "state", to, "err", err)
 	}

@@ -86,24 +86,27 @@ func (m *Manager) repair(ctx context.Context, b *box) error {
 		return m.forget(b, rec)
 	}
 	// The guest may take a while to answer, or never answer: whoever asks for this sandbox waits, nobody else.
+	// Connections to its ports wait as well.
 	<-b.op
+	published, bindings := m.rebind(ctx, b)
 	m.background.Add(1)
 	go func() {
 		defer m.background.Done()
 		defer b.release()
-		m.adopted(b, machine)
+		m.adopted(b, machine, published, bindings)
 	}()
 	return nil
 }
 
 // adopted finishes the adoption of a VMM that runs. The caller holds op.
-func (m *Manager) adopted(b *box, machine sandbox.Machine) {
+func (m *Manager) adopted(b *box, machine sandbox.Machine, published *publication, bindings []sandbox.Binding) {
 	rec := b.record()
 	log := m.log.With("sandbox", rec.Spec.Name)
 	ctx, cancel := context.WithTimeoutCause(m.ctx, adoptTimeout, fmt.Errorf("the guest agent did not answer within %v after the daemon came back", adoptTimeout))
 	defer cancel()
 	g, err := connect(ctx, machine, rec.Spec.Name)
 	if err == nil && rec.State == sandbox.Stopping {
+		published.close()
 		b.mu.Lock()
 		b.guest = g
 		b.mu.Unlock()
@@ -120,9 +123,11 @@ func (m *Manager) adopted(b *box, machine sandbox.Machine) {
 			log.Info("adopted", "pid", rec.Machine.PID)
 			m.attach(b, machine, g)
 			m.watchAllDetached(b, g)
+			published.serve(m, b, bindings)
 			return
 		}
 	}
+	published.close()
 	if m.ctx.Err() != nil { // the daemon ends; the next one adopts it
 		if err := machine.Release(); err != nil {
 			log.Warn("let go of the VMM", "err", err)

@@ -38,11 +38,17 @@ func (m *Manager) Start(ctx context.Context, name string, opts StartOptions) (sa
 	if rec := b.record(); rec.State == sandbox.Running {
 		return rec, nil
 	}
+	// Before anything else, so that a port that is taken changes nothing.
+	published, bindings, err := m.bind(ctx, name, b.record().Spec.Publish)
+	if err != nil {
+		return sandbox.Record{}, fmt.Errorf("start %q: %w", name, err)
+	}
 	err = m.move(b, sandbox.Starting, func(r *sandbox.Record) {
-		r.Reason, r.Machine, r.Stages, r.Instructions = "", nil, nil, 0
+		r.Reason, r.Machine, r.Stages, r.Instructions, r.Bindings = "", nil, nil, 0, bindings
 		r.StartedAt, r.FinishedAt = time.Now().UTC(), time.Time{}
 	})
 	if err != nil {
+		published.close()
 		return sandbox.Record{}, err
 	}
 
@@ -58,8 +64,10 @@ func (m *Manager) Start(ctx context.Context, name string, opts StartOptions) (sa
 	}
 	b.setCancel(nil)
 	if err != nil {
+		published.close()
 		return sandbox.Record{}, m.startFailed(ctx, startCtx, b, err)
 	}
+	published.serve(m, b, bindings)
 	rec := b.record()
 	m.meters.starts.Add(startOK, 1)
 	for _, s := range rec.Stages {

@@ -23,6 +23,7 @@ type Record struct {
 	Kernel     string         `json:"kernel,omitempty"` // release of the last start's kernel
 	Machine    *MachineRecord `json:"machine,omitempty"`
 	Stages     []Stage        `json:"stages,omitempty"`
+	Bindings   []Binding      `json:"bindings,omitempty"` // what of Spec.Publish is listened on; for the next daemon as well
 	// Instructions is the count of guest instructions to readiness of the last start; 0 when it was not counted.
 	Instructions uint64 `json:"instructions,omitempty"`
 }

@@ -38,6 +38,8 @@ type Spec struct {
 	Project   string `json:"project,omitempty"`
 	// IdleTimeoutMs is how long nothing may happen in the running sandbox before it is stopped; 0: for ever.
 	IdleTimeoutMs int64 `json:"idle_timeout_ms,omitempty"`
+	// Publish are the ports of the host that lead into the sandbox while it runs.
+	Publish []Port `json:"publish,omitempty"`
 }
 
 var nameRE = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$`)
@@ -90,5 +92,5 @@ func (s Spec) Validate(host Host) error {
 	if s.IdleTimeoutMs != 0 && (s.IdleTimeoutMs < MinIdleTimeoutMs || s.IdleTimeoutMs > MaxIdleTimeoutMs) {
 		return Errorf(Invalid, "use 1 s to 365 days, or 0 for none", "an idle timeout of %d ms cannot be had", s.IdleTimeoutMs)
 	}
-	return nil
+	return validatePorts(s.Publish)
 }

@@ -20,17 +20,17 @@ var rules = map[string][]string{
 	"cmd/akguest":         {"internal/guest", "internal/transport", "api/guest"},
 	"api":                 {},
 	"images":              {},
-	"pkg/client":          {"api/v1", "internal/unixsock"},
-	"internal/cli":        {"internal/archive", "internal/app", "internal/paths", "internal/config", "internal/sandbox", "internal/bench", "internal/kernel", "internal/image", "internal/terminal", "internal/asciicast", "pkg/client", "api/v1"},
+	"pkg/client":          {"api/v1", "internal/unixsock", "internal/transport/wsstream"},
+	"internal/cli":        {"internal/portforward", "internal/transport/duplex", "internal/archive", "internal/app", "internal/paths", "internal/config", "internal/sandbox", "internal/bench", "internal/kernel", "internal/image", "internal/terminal", "internal/asciicast", "pkg/client", "api/v1"},
 	"internal/terminal":   {},
 	"internal/asciicast":  {},
 	"internal/bench":      {"internal/sandbox", "pkg/client", "api/v1"},
 	"internal/app":        {"internal/paths", "internal/httpapi", "internal/manager", "internal/sandbox", "internal/store", "internal/engine", "internal/hostvirt", "internal/image", "internal/kernel", "internal/disk", "internal/project", "internal/initramfs", "internal/icount", "internal/unixsock", "pkg/client", "api/v1"},
-	"internal/httpapi":    {"internal/events", "internal/manager", "internal/sandbox", "internal/guestrpc", "api/v1"},
+	"internal/httpapi":    {"internal/transport/duplex", "internal/transport/wsstream", "internal/events", "internal/manager", "internal/sandbox", "internal/guestrpc", "api/v1"},
 	"internal/events":     {},
 	"internal/procusage":  {},
 	"internal/metrics":    {},
-	"internal/manager":    {"internal/metrics", "internal/procusage", "internal/events", "internal/sandbox", "internal/store", "internal/guestrpc", "internal/transport/chunk", "api/guest"},
+	"internal/manager":    {"internal/portforward", "internal/transport/duplex", "internal/metrics", "internal/procusage", "internal/events", "internal/sandbox", "internal/store", "internal/guestrpc", "internal/transport/chunk", "api/guest"},
 	"internal/sandbox":    {},
 	"internal/store":      {"internal/sandbox"},
 	"internal/paths":      {},
@@ -53,6 +53,8 @@ var rules = map[string][]string{
 	"test":                nil, // anything
 	"internal/vmtest":     nil,
 	"internal/guest/boot": {"internal/guest"},
+
+	"internal/portforward": {"internal/sandbox", "internal/transport/duplex"},
 }
 
 type listed struct {

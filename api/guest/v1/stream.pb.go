@@ -168,7 +168,7 @@ func (x *StreamResponse) GetMessage() string {
 type Forward struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Network       string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"` // "tcp" or "unix"
-	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"` // host:port with an IP address, or an absolute path
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"` // host:port with an IP address, :port for 127.0.0.1 and then ::1, or an absolute path
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

@@ -92,7 +92,7 @@ func (c *Conn) header() (length uint32, err error) {
 	if _, err := io.ReadFull(c.Conn, text); err != nil {
 		return 0, unexpected(err)
 	}
-	return 0, &BreakError{clean(string(text))}
+	return 0, &BreakError{Clean(string(text))}
 }
 
 func unexpected(err error) error {
@@ -102,7 +102,8 @@ func unexpected(err error) error {
 	return err
 }
 
-func clean(s string) string {
+// Clean makes text of the other side fit to be shown: without control characters.
+func Clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || r == unicode.ReplacementChar {
 			return ' '
