@@ -24,6 +24,9 @@ const manifestVersion = 2
 // maxManifest is how long a manifest may be, in bytes. An image's configuration is most of it.
 const maxManifest = 1 << 20
 
+// maxConfig bounds what a container image says about how programs run in it, in bytes: the record of every sandbox has it.
+const maxConfig = 256 << 10
+
 // Manifest says what a name stands for.
 type Manifest struct {
 	Version int          `json:"version"`

@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -149,6 +150,9 @@ func (s *Store) Load(ctx context.Context, path string, stdin io.Reader, o PullOp
 // putImage flattens a container image and puts it into the store, unless the same one is there under another name.
 func (s *Store) putImage(ctx context.Context, img *oci.Image, o PullOptions, put PutOptions) (Manifest, error) {
 	put.Source, put.Config = img.Source, configOf(img.Config)
+	if data, err := json.Marshal(put.Config); err != nil || len(data) > maxConfig {
+		return Manifest{}, sandbox.Errorf(sandbox.Invalid, "use an image with a shorter environment and command", "the configuration of %s has %d bytes, and %d are possible", put.Name, len(data), maxConfig)
+	}
 	put.Origin = originOf(img)
 	if same, ok := s.same(ctx, img, put); ok {
 		m := same

@@ -258,9 +258,10 @@ func TestHostileImages(t *testing.T) {
 		img  v1.Image
 		says string
 	}{
-		"leads out":  {imagetest.Image(t, "amd64", v1.Config{}, imagetest.Layer(t, imagetest.File("../../x", "y", 0o644))), "leads out of the image"},
-		"bomb":       {imagetest.Image(t, "amd64", v1.Config{}, imagetest.Layer(t, imagetest.File("x", strings.Repeat("\x00", 3<<20), 0o644))), "larger than 1MiB"},
-		"no such os": {windows(t), "windows"},
+		"leads out":        {imagetest.Image(t, "amd64", v1.Config{}, imagetest.Layer(t, imagetest.File("../../x", "y", 0o644))), "leads out of the image"},
+		"bomb":             {imagetest.Image(t, "amd64", v1.Config{}, imagetest.Layer(t, imagetest.File("x", strings.Repeat("\x00", 3<<20), 0o644))), "larger than 1MiB"},
+		"long environment": {imagetest.Image(t, "amd64", v1.Config{Env: []string{"A=" + strings.Repeat("x", 300_000)}}), "configuration"},
+		"no such os":       {windows(t), "windows"},
 	} {
 		s, o := newStore(t), pullOptions(t)
 		o.MaxBytes = 1 << 20

@@ -17,7 +17,7 @@ type Limits struct {
 }
 
 // DefaultLimits are far above what images have: the largest with machine-learning frameworks are some 20 GiB.
-var DefaultLimits = Limits{Bytes: 32 << 30, Entries: 4 << 20, Names: 1 << 30}
+var DefaultLimits = Limits{Bytes: 32 << 30, Entries: 2 << 20, Names: 512 << 20}
 
 // Budget counts what the layers of one image use up of its limits. It may be used from several goroutines.
 type Budget struct {

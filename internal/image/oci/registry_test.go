@@ -410,3 +410,22 @@ func TestNames(t *testing.T) {
 		}
 	}
 }
+
+func FuzzParseName(f *testing.F) {
+	for _, s := range []string{"alpine", "docker.io/library/a:b", "localhost:5000/x@sha256:" + strings.Repeat("ab", 32), "../a", "a//b"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		n, err := ParseName(s)
+		if err != nil {
+			return
+		}
+		again, err := ParseName(n.Short())
+		if err != nil || again.String() != n.String() || again.Short() != n.Short() {
+			t.Errorf("%q is %q, and that %q, %v", s, n.Short(), again.Short(), err)
+		}
+		if strings.HasPrefix(n.Short(), "/") || strings.HasPrefix(n.Short(), ".") || strings.Contains(n.Short(), "..") {
+			t.Errorf("%q is %q, which reads like a path", s, n.Short())
+		}
+	})
+}
