@@ -56,11 +56,15 @@ func (n Name) Registry() string {
 func (n Name) Short() string {
 	repo := n.ref.Context().RepositoryStr()
 	if n.Registry() == "docker.io" {
-		repo = strings.TrimPrefix(repo, "library/")
-	} else {
-		repo = n.Registry() + "/" + repo
+		if rest, ok := strings.CutPrefix(repo, "library/"); ok && !strings.Contains(rest, "/") {
+			return rest + n.separator() + n.ref.Identifier()
+		}
+		// What would be taken for a registry keeps the real one before it.
+		if first, _, _ := strings.Cut(repo, "/"); first != "localhost" && !strings.Contains(first, ".") {
+			return repo + n.separator() + n.ref.Identifier()
+		}
 	}
-	return repo + n.separator() + n.ref.Identifier()
+	return n.String()
 }
 
 // String is the form with nothing left out: docker.io/library/python:3.12-alpine.

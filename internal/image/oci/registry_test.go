@@ -390,6 +390,8 @@ func TestNames(t *testing.T) {
 	for s, want := range map[string][2]string{
 		"alpine":                        {"alpine:latest", "docker.io/library/alpine:latest"},
 		"docker.io/library/python:3.12": {"python:3.12", "docker.io/library/python:3.12"},
+		"docker.io/evil.example/x":      {"docker.io/evil.example/x:latest", "docker.io/evil.example/x:latest"},
+		"docker.io/library/a/b":         {"library/a/b:latest", "docker.io/library/a/b:latest"},
 		"a/b":                           {"a/b:latest", "docker.io/a/b:latest"},
 		"ghcr.io/o/n:v1":                {"ghcr.io/o/n:v1", "ghcr.io/o/n:v1"},
 		"localhost:5000/x@" + digest:    {"localhost:5000/x@" + digest, "localhost:5000/x@" + digest},
