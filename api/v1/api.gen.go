@@ -38,6 +38,27 @@ func (e CreateRequestArch) Valid() bool {
 	}
 }
 
+// Defines values for CreateRequestEngine.
+const (
+	Auto        CreateRequestEngine = "auto"
+	Firecracker CreateRequestEngine = "firecracker"
+	Qemu        CreateRequestEngine = "qemu"
+)
+
+// Valid indicates whether the value is a known member of the CreateRequestEngine enum.
+func (e CreateRequestEngine) Valid() bool {
+	switch e {
+	case Auto:
+		return true
+	case Firecracker:
+		return true
+	case Qemu:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ErrorCode.
 const (
 	ErrorCodeConflict    ErrorCode = "conflict"
@@ -318,6 +339,9 @@ type CreateRequest struct {
 	// DiskMib Virtual size of the sandbox's own disk
 	DiskMib *int `json:"disk_mib,omitempty"`
 
+	// Engine What runs the microVM; the user's default when absent
+	Engine *CreateRequestEngine `json:"engine,omitempty"`
+
 	// IdleTimeoutMs Stop the running sandbox when nothing happened in it for so long: no command that was run through this API, no copy,
 	// no forwarded connection. At least 1000; 0: never. A daemon that is started anew counts anew.
 	IdleTimeoutMs *int64 `json:"idle_timeout_ms,omitempty"`
@@ -338,6 +362,9 @@ type CreateRequest struct {
 
 // CreateRequestArch Of the guest; the host's when absent
 type CreateRequestArch string
+
+// CreateRequestEngine What runs the microVM; the user's default when absent
+type CreateRequestEngine string
 
 // EngineInfo defines model for EngineInfo.
 type EngineInfo struct {
@@ -712,10 +739,15 @@ type Sandbox struct {
 	Arch        string  `json:"arch"`
 
 	// Confinement What confines the VMM, as measured when it had started
-	Confinement *[]string  `json:"confinement,omitempty"`
-	CreatedAt   time.Time  `json:"created_at"`
-	DiskMib     int        `json:"disk_mib"`
-	Engine      *string    `json:"engine,omitempty"`
+	Confinement *[]string `json:"confinement,omitempty"`
+	CreatedAt   time.Time `json:"created_at"`
+	DiskMib     int       `json:"disk_mib"`
+
+	// Engine Of the microVM that runs or ran last
+	Engine *string `json:"engine,omitempty"`
+
+	// EngineAsked What was asked for at create, when that was not left open
+	EngineAsked *string    `json:"engine_asked,omitempty"`
 	FinishedAt  *time.Time `json:"finished_at,omitempty"`
 
 	// GuestInstructions Guest instructions up to readiness, when counted

@@ -6,25 +6,23 @@ import (
 	"log/slog"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 
+	"github.com/agentkernel/agentkernel/internal/config"
 	"github.com/agentkernel/agentkernel/internal/engine/auto"
+	"github.com/agentkernel/agentkernel/internal/engine/firecracker"
+	"github.com/agentkernel/agentkernel/internal/hostcheck"
 	"github.com/agentkernel/agentkernel/internal/hostvirt"
 	"github.com/agentkernel/agentkernel/internal/image"
 	"github.com/agentkernel/agentkernel/internal/kernel"
 	"github.com/agentkernel/agentkernel/internal/paths"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
+	"github.com/agentkernel/agentkernel/internal/vmmrelease"
 )
 
 // Check is one thing that was looked at on this host.
-type Check struct {
-	Name   string `json:"name"`
-	OK     bool   `json:"ok"`
-	Detail string `json:"detail"`
-	Fix    string `json:"fix,omitempty"` // what to do when it is not ok, or would be better
-	// Needed says that nothing runs without it.
-	Needed bool `json:"needed"`
-}
+type Check = hostcheck.Check
 
 // Doctor looks at all that a sandbox needs of this host, without starting anything.
 func Doctor(ctx context.Context, dirs paths.Dirs) ([]Check, error) {
@@ -41,8 +39,20 @@ func Doctor(ctx context.Context, dirs paths.Dirs) ([]Check, error) {
 	if kvm.NsPerInstruction > 0 {
 		detail += fmt.Sprintf(" (measured: %.2g ns an instruction)", kvm.NsPerInstruction)
 	}
+	facts := hostcheck.Gather("/")
+	if runtime.GOOS == "linux" {
+		checks = append(checks, facts.CPU(runtime.GOARCH), facts.KVM())
+	}
 	checks = append(checks, Check{Name: "hardware virtualization", OK: kvm.Good, Detail: detail, Fix: kvm.Hint})
-	checks = append(checks, engineChecks(newEngine(dirs, slog.New(slog.DiscardHandler)).Choose(ctx, hostArch()))...)
+	user, err := config.LoadUser(dirs.Config)
+	checks = append(checks, configCheck(dirs.Config, user, err))
+	engine := newEngine(dirs, user, slog.New(slog.DiscardHandler))
+	checks = append(checks, engineChecks(engine.Choose(ctx, "", hostArch()))...)
+	checks = append(checks, firecrackerChecks(ctx, dirs)...)
+	if runtime.GOOS == "linux" {
+		checks = append(checks, facts.Cgroups(), facts.Namespaces())
+		checks = append(checks, facts.Memory()...)
+	}
 	checks = append(checks, kernelCheck(dirs), imageCheck(dirs))
 	mke2fs := Check{Name: "mke2fs", OK: true, Detail: "makes the disks of sandboxes", Fix: "apt-get install e2fsprogs", Needed: true}
 	if findTool("mke2fs") == "" {
@@ -74,6 +84,40 @@ func engineChecks(choices []auto.Choice) []Check {
 		}
 	}
 	return append(checks, chosen)
+}
+
+func configCheck(path string, user config.User, err error) Check {
+	c := Check{Name: "configuration", OK: err == nil, Needed: true, Detail: path + ": engine " + user.Engine}
+	if user.RequireJailer {
+		c.Detail += ", the jailer is required"
+	}
+	if err != nil {
+		c.Detail, c.Fix = err.Error(), "correct the file, or take it away"
+	}
+	return c
+}
+
+// firecrackerChecks look at the programs of Firecracker, whether they are used or not.
+func firecrackerChecks(ctx context.Context, dirs paths.Dirs) []Check {
+	var checks []Check
+	for _, p := range firecracker.Programs(ctx, dirs.Firecracker()) {
+		c := Check{Name: p.Name, OK: true, Detail: p.Path + ", version " + p.Version.String()}
+		if p.Err != nil {
+			checks = append(checks, Check{Name: p.Name, Detail: p.Err.Error(), Fix: "agentkernel setup"})
+			continue
+		}
+		for _, a := range firecracker.Advisories(p.Version) {
+			if a.Program != p.Name {
+				continue
+			}
+			c.Detail += fmt.Sprintf("; %s: it %s (fixed in %s)", a.ID, a.Summary, a.Fixed)
+			if a.Concerns {
+				c.OK, c.Fix = false, "agentkernel setup installs "+vmmrelease.Version
+			}
+		}
+		checks = append(checks, c)
+	}
+	return checks
 }
 
 func kernelCheck(dirs paths.Dirs) Check {

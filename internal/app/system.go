@@ -11,6 +11,7 @@ import (
 	"runtime"
 
 	apiv1 "github.com/agentkernel/agentkernel/api/v1"
+	"github.com/agentkernel/agentkernel/internal/config"
 	"github.com/agentkernel/agentkernel/internal/disk"
 	"github.com/agentkernel/agentkernel/internal/engine/auto"
 	"github.com/agentkernel/agentkernel/internal/engine/firecracker"
@@ -33,10 +34,11 @@ type system struct {
 	info    hostvirt.Host
 }
 
-// newEngine chooses at each start: Firecracker where it is installed and KVM is good, else QEMU.
-func newEngine(dirs paths.Dirs, log *slog.Logger) *auto.Engine {
-	return auto.New(log, hostArch(),
-		firecracker.New(firecracker.Options{Log: log, BinaryDir: filepath.Join(dirs.Data, "firecracker"), KVMCache: kvmCache(dirs)}),
+// newEngine chooses at each start, unless the sandbox or the user has: Firecracker where it is installed and KVM is good, else
+// QEMU.
+func newEngine(dirs paths.Dirs, user config.User, log *slog.Logger) *auto.Engine {
+	return auto.New(auto.Options{Log: log, Host: hostArch(), Default: user.Engine, RequireJailer: user.RequireJailer},
+		firecracker.New(firecracker.Options{Log: log, BinaryDir: dirs.Firecracker(), KVMCache: kvmCache(dirs), RequireJailer: user.RequireJailer}),
 		qemu.New(qemu.Options{Log: log, CacheDir: engineCache(dirs)}),
 	)
 }
@@ -68,7 +70,11 @@ func build(dirs paths.Dirs, log *slog.Logger) (*system, error) {
 	if err != nil {
 		return nil, err
 	}
-	engine := newEngine(dirs, log)
+	user, err := config.LoadUser(dirs.Config)
+	if err != nil {
+		return nil, err
+	}
+	engine := newEngine(dirs, user, log)
 	return &system{
 		info: info, engine: engine,
 		manager: manager.New(manager.Deps{
@@ -117,7 +123,7 @@ func (s *system) host(ctx context.Context) apiv1.Host {
 		}
 		return &s
 	}
-	for _, choice := range s.engine.Choose(ctx, hostArch()) {
+	for _, choice := range s.engine.Choose(ctx, "", hostArch()) {
 		c := choice.Capabilities
 		info := apiv1.EngineInfo{
 			Name: choice.Engine.Name(), Usable: c.Usable, Reason: text(c.Reason), Hint: text(c.Hint), Accelerator: text(c.Accelerator),

@@ -23,6 +23,7 @@ const configFile = "agentkernel.toml"
 
 // createFlags are the flags of create and run.
 type createFlags struct {
+	engine                                                  string
 	image, agent, arch, memory, disk, project, config, pull string
 	vcpus                                                   int
 	idleTimeout                                             time.Duration
@@ -43,6 +44,7 @@ func (f *createFlags) register(cmd *cobra.Command) {
 	fs.StringVar(&f.project, "project", "", "directory to copy to /workspace; it is never changed")
 	fs.StringArrayVarP(&f.publish, "publish", "p", nil, "port of this host that leads into the sandbox while it runs: [[HOST:]PORT:]GUEST (HOST is 127.0.0.1 unless given; PORT 0, or none, is a free one)")
 	fs.StringVar(&f.config, "config", "", "configuration file (default "+configFile+" of the project, or of this directory)")
+	fs.StringVar(&f.engine, "engine", "", "what runs the microVM: "+strings.Join(sandbox.Engines, ", ")+" (default auto, or the user's configuration)")
 	fs.StringVar(&f.arch, "arch", "", "architecture of the guest: x86_64 or aarch64 (default: this host's)")
 }
 
@@ -103,6 +105,9 @@ func (f *createFlags) request(e *env, cmd *cobra.Command, name string) (client.C
 	}
 	if spec.IdleTimeoutMs != 0 {
 		req.IdleTimeoutMs = &spec.IdleTimeoutMs
+	}
+	if f.engine != "" {
+		req.Engine = (*apiv1.CreateRequestEngine)(&f.engine)
 	}
 	if spec.Agent != "" {
 		req.Agent = &spec.Agent

@@ -30,7 +30,7 @@ func Load(path string) (File, error) {
 	if err != nil {
 		return File{}, openError(path, err)
 	}
-	f, places, problems := parse(data, path)
+	f, places, problems := parse(data, path, projectSchema())
 	if len(problems) == 0 && isPath(f.Rootfs) && !isReference(root, f.Rootfs) {
 		rootfs, reason := findRootfs(root, dir, f.Rootfs)
 		if reason != "" {

@@ -20,16 +20,17 @@ const maxSize = 64 << 10
 //
 // A path in rootfs is judged by its letters alone here; Load follows it.
 func Parse(data []byte, filename string) (File, error) {
-	f, _, problems := parse(data, filename)
+	f, _, problems := parse(data, filename, projectSchema())
 	if err := problems.err(); err != nil {
 		return File{}, err
 	}
 	return f, nil
 }
 
-func parse(data []byte, filename string) (File, places, Problems) {
+// parse reads a file of any kind.
+func parse[T any](data []byte, filename string, s schema[T]) (file T, _ places, _ Problems) {
 	if len(data) > maxSize {
-		return File{}, nil, Problems{{File: filename, Message: fmt.Sprintf("it has more than %d bytes", maxSize)}}
+		return file, nil, Problems{{File: filename, Message: fmt.Sprintf("it has more than %d bytes", maxSize)}}
 	}
 	// The library decodes, and so finds what TOML does not allow; where things stand is then taken from its syntax tree.
 	var doc map[string]any
@@ -39,27 +40,28 @@ func parse(data []byte, filename string) (File, places, Problems) {
 		if errors.As(err, &de) {
 			p.Line, p.Column = de.Position()
 		}
-		return File{}, nil, Problems{p}
+		return file, nil, Problems{p}
 	}
-	r := reader{filename: filename, places: locate(data)}
+	r := reader[T]{filename: filename, places: locate(data), schema: s}
 	r.document(doc)
 	return r.file, r.places, r.problems
 }
 
-// reader turns a decoded document into a File.
-type reader struct {
+// reader turns a decoded document into a T.
+type reader[T any] struct {
 	filename string
+	schema   schema[T]
 	places   places
-	file     File
+	file     T
 	problems Problems
 }
 
-func (r *reader) document(doc map[string]any) {
+func (r *reader[T]) document(doc map[string]any) {
 	for _, name := range slices.Sorted(maps.Keys(doc)) {
 		path := []string{name}
-		s, ok := findSection(name)
+		s, ok := r.schema.find(name)
 		if !ok {
-			r.add(r.places.key(path), "unknown %s; valid sections are %s", describeTop(name, doc[name]), strings.Join(sectionNames(), ", "))
+			r.add(r.places.key(path), "unknown %s; valid sections are %s", describeTop(name, doc[name]), strings.Join(r.schema.names(), ", "))
 			continue
 		}
 		table, ok := doc[name].(map[string]any)
@@ -73,7 +75,7 @@ func (r *reader) document(doc map[string]any) {
 	}
 }
 
-func (r *reader) value(s section, name string, value any) {
+func (r *reader[T]) value(s section[T], name string, value any) {
 	path := []string{s.name, name}
 	k, ok := s.find(name)
 	if !ok {
@@ -89,7 +91,7 @@ func (r *reader) value(s section, name string, value any) {
 	}
 }
 
-func (r *reader) add(at unstable.Position, format string, args ...any) {
+func (r *reader[T]) add(at unstable.Position, format string, args ...any) {
 	r.problems = append(r.problems, Problem{File: r.filename, Line: at.Line, Column: at.Column, Message: fmt.Sprintf(format, args...)})
 }
 

@@ -12,81 +12,26 @@ import (
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
 
-// section is a table of the file.
-type section struct {
-	name string
-	keys []key
-}
-
-// key is one setting. example is a right value, and by its type the only one allowed: a string or an int64.
-type key struct {
-	name    string
-	example any
-	// set puts a value of example's type into f, and returns what is wrong with it, or "".
-	set func(f *File, value any) string
-}
-
-func (k key) write() string {
-	if s, ok := k.example.(string); ok {
-		return quote(s)
-	}
-	return fmt.Sprint(k.example)
-}
-
-// schema is everything that a file may have.
-func schema() []section {
-	return []section{
-		{"sandbox", []key{
+// projectSchema is everything that an agentkernel.toml may have.
+func projectSchema() schema[File] {
+	return schema[File]{
+		{"sandbox", []key[File]{
 			{"name", "my-project", setName},
 			{"rootfs", sandbox.DefaultImage, setRootfs},
 			{"idle_timeout", "30m", setIdleTimeout},
 		}},
-		{"agent", []key{
+		{"agent", []key[File]{
 			{"preferred", sandbox.Agents[0], setAgent},
 		}},
-		{"resources", []key{
+		{"resources", []key[File]{
 			{"vcpus", int64(2), setVCPUs},
 			{"memory_mb", int64(sandbox.DefaultMemoryMiB), setMemory},
 			{"disk_mb", int64(sandbox.DefaultDiskMiB), setDisk},
 		}},
-		{"network", []key{
+		{"network", []key[File]{
 			{"vsock_cid", int64(sandbox.MinVsockCID), setCID},
 		}},
 	}
-}
-
-func findSection(name string) (section, bool) {
-	for _, s := range schema() {
-		if s.name == name {
-			return s, true
-		}
-	}
-	return section{}, false
-}
-
-func sectionNames() []string {
-	var names []string
-	for _, s := range schema() {
-		names = append(names, "["+s.name+"]")
-	}
-	return names
-}
-
-func (s section) find(name string) (key, bool) {
-	for _, k := range s.keys {
-		if k.name == name {
-			return k, true
-		}
-	}
-	return key{}, false
-}
-
-func (s section) names() []string {
-	var names []string
-	for _, k := range s.keys {
-		names = append(names, k.name)
-	}
-	return names
 }
 
 func setName(f *File, value any) string {

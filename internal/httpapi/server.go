@@ -103,7 +103,7 @@ func (h *handler) CreateSandbox(w http.ResponseWriter, r *http.Request) {
 	spec := sandbox.Spec{
 		Name: req.Name, Arch: sandbox.Arch(or(req.Arch, "")), Image: or(req.Image, sandbox.DefaultImage), Agent: or(req.Agent, ""),
 		VCPUs: or(req.Vcpus, sandbox.DefaultVCPUs), MemoryMiB: or(req.MemoryMib, sandbox.DefaultMemoryMiB),
-		DiskMiB: or(req.DiskMib, sandbox.DefaultDiskMiB), VsockCID: uint32(cid), Project: or(req.Project, ""),
+		DiskMiB: or(req.DiskMib, sandbox.DefaultDiskMiB), VsockCID: uint32(cid), Project: or(req.Project, ""), Engine: string(or(req.Engine, "")),
 		IdleTimeoutMs: or(req.IdleTimeoutMs, 0),
 		Publish:       ports(req.Publish),
 	}

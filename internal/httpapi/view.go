@@ -23,7 +23,7 @@ func view(rec sandbox.Record) apiv1.Sandbox {
 		Id: rec.ID, Name: rec.Spec.Name, State: apiv1.SandboxState(rec.State), Reason: optional(rec.Reason),
 		Arch: string(rec.Spec.Arch), Image: rec.Spec.Image, ImageDigest: rec.Image.Digest, Agent: optional(rec.Spec.Agent),
 		Vcpus: rec.Spec.VCPUs, MemoryMib: rec.Spec.MemoryMiB, DiskMib: rec.Spec.DiskMiB, VsockCid: int64(rec.Spec.VsockCID),
-		Project: optional(rec.Spec.Project), Warnings: optional(rec.Warnings), Kernel: optional(rec.Kernel),
+		Project: optional(rec.Spec.Project), EngineAsked: optional(rec.Spec.Engine), Warnings: optional(rec.Warnings), Kernel: optional(rec.Kernel),
 		CreatedAt: rec.CreatedAt, StartedAt: optionalTime(rec.StartedAt), FinishedAt: optionalTime(rec.FinishedAt),
 	}
 	if c := rec.Image.Config; c != nil {

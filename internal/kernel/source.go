@@ -16,6 +16,8 @@ import (
 	"strings"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
+
+	"github.com/agentkernel/agentkernel/internal/download"
 )
 
 // DefaultMirror is where releases come from. A mirror need not be trusted:
@@ -116,6 +118,9 @@ func (r *releaseSource) get(ctx context.Context, version, wantSHA256 string) (so
 	return source{Path: path, Version: version, SHA256: sum, Origin: originRelease}, nil
 }
 
+// tarballMaxBytes bounds what a mirror can make us store; releases are about 140 MB.
+const tarballMaxBytes = 512 << 20
+
 func (r *releaseSource) fetch(ctx context.Context, version, wantSHA256, path string) error {
 	major, _, _ := strings.Cut(version, ".")
 	base := fmt.Sprintf("%s/v%s.x/linux-%s", strings.TrimSuffix(r.mirror, "/"), major, version)
@@ -126,12 +131,12 @@ func (r *releaseSource) fetch(ctx context.Context, version, wantSHA256, path str
 	var signature []byte
 	if wantSHA256 == "" {
 		var err error
-		if signature, err = fetchSmall(ctx, r.client, base+".tar.sign", signatureMaxBytes); err != nil {
+		if signature, err = download.Small(ctx, r.client, base+".tar.sign", signatureMaxBytes); err != nil {
 			return fetchError(version, err)
 		}
 	}
 	url := base + ".tar.xz"
-	err := download(ctx, r.client, url, part, func(done, total int64) {
+	err := download.File(ctx, r.client, url, part, tarballMaxBytes, func(done, total int64) {
 		r.report(Event{Phase: PhaseDownload, Done: done, Total: total, Detail: url})
 	})
 	if err != nil {

@@ -243,7 +243,7 @@ func (m *Manager) machineSpec(ctx context.Context, rec sandbox.Record, opts Star
 // identity is the part of a MachineSpec that never needs anything to exist.
 func (m *Manager) identity(rec sandbox.Record) sandbox.MachineSpec {
 	return sandbox.MachineSpec{
-		ID: rec.ID, Arch: rec.Spec.Arch, VCPUs: rec.Spec.VCPUs, MemoryMiB: rec.Spec.MemoryMiB, VsockCID: rec.Spec.VsockCID,
+		ID: rec.ID, Engine: rec.Spec.Engine, Arch: rec.Spec.Arch, VCPUs: rec.Spec.VCPUs, MemoryMiB: rec.Spec.MemoryMiB, VsockCID: rec.Spec.VsockCID,
 		RuntimeDir: filepath.Join(m.d.RuntimeDir, rec.ID), LogDir: m.d.Store.Dir(rec.ID),
 	}
 }

@@ -12,11 +12,14 @@ import (
 // HomeVariable is the environment variable that puts everything under one directory.
 const HomeVariable = "AGENTKERNEL_HOME"
 
-// Dirs are the three roots. All are absolute.
+const configFile = "config.toml"
+
+// Dirs are the roots, and the configuration. All are absolute.
 type Dirs struct {
 	Data    string // images, kernels, caches: content-addressed, safe to delete
 	State   string // sandboxes, their disks and logs
 	Runtime string // sockets
+	Config  string // the user's own configuration, a file that may be missing
 }
 
 // Find reads the environment through getenv (os.Getenv) and makes the three directories, mode 0700, when they are missing.
@@ -52,7 +55,7 @@ func locate(getenv func(string) string) (Dirs, error) {
 		if err != nil {
 			return Dirs{}, err
 		}
-		return Dirs{Data: filepath.Join(home, "data"), State: filepath.Join(home, "state"), Runtime: filepath.Join(home, "run")}, nil
+		return Dirs{Data: filepath.Join(home, "data"), State: filepath.Join(home, "state"), Runtime: filepath.Join(home, "run"), Config: filepath.Join(home, configFile)}, nil
 	}
 	home := getenv("HOME")
 	base := func(variable, fallback string) (string, error) {
@@ -82,7 +85,11 @@ func locate(getenv func(string) string) (Dirs, error) {
 			run = filepath.Join(state, "run")
 		}
 	}
-	return Dirs{Data: data, State: state, Runtime: run}, nil
+	config, err := base("XDG_CONFIG_HOME", ".config")
+	if err != nil {
+		return Dirs{}, err
+	}
+	return Dirs{Data: data, State: state, Runtime: run, Config: filepath.Join(config, configFile)}, nil
 }
 
 // Socket is the path of the daemon's unix socket.
@@ -99,6 +106,12 @@ func (d Dirs) Images() string { return filepath.Join(d.Data, "images") }
 
 // Cache is the root of everything that is made once and can be made again.
 func (d Dirs) Cache() string { return filepath.Join(d.Data, "cache") }
+
+// Firecracker is where a Firecracker is looked for before PATH; setup makes it a link to a release below Releases.
+func (d Dirs) Firecracker() string { return filepath.Join(d.Data, "firecracker") }
+
+// Releases has one directory a release of a VMM.
+func (d Dirs) Releases() string { return filepath.Join(d.Data, "releases") }
 
 // Sandboxes has one directory a sandbox.
 func (d Dirs) Sandboxes() string { return filepath.Join(d.State, "sandboxes") }

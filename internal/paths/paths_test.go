@@ -13,13 +13,13 @@ func TestLocate(t *testing.T) {
 		want Dirs
 	}{
 		{"home", map[string]string{"HOME": "/h", "XDG_RUNTIME_DIR": "/run/user/7"},
-			Dirs{"/h/.local/share/agentkernel", "/h/.local/state/agentkernel", "/run/user/7/agentkernel"}},
-		{"xdg", map[string]string{"HOME": "/h", "XDG_DATA_HOME": "/d", "XDG_STATE_HOME": "/s", "XDG_RUNTIME_DIR": "/r"},
-			Dirs{"/d/agentkernel", "/s/agentkernel", "/r/agentkernel"}},
+			Dirs{"/h/.local/share/agentkernel", "/h/.local/state/agentkernel", "/run/user/7/agentkernel", "/h/.config/agentkernel/config.toml"}},
+		{"xdg", map[string]string{"HOME": "/h", "XDG_DATA_HOME": "/d", "XDG_STATE_HOME": "/s", "XDG_CONFIG_HOME": "/c", "XDG_RUNTIME_DIR": "/r"},
+			Dirs{"/d/agentkernel", "/s/agentkernel", "/r/agentkernel", "/c/agentkernel/config.toml"}},
 		{"relative xdg is ignored", map[string]string{"HOME": "/h", "XDG_DATA_HOME": "d", "XDG_RUNTIME_DIR": "/r"},
-			Dirs{"/h/.local/share/agentkernel", "/h/.local/state/agentkernel", "/r/agentkernel"}},
+			Dirs{"/h/.local/share/agentkernel", "/h/.local/state/agentkernel", "/r/agentkernel", "/h/.config/agentkernel/config.toml"}},
 		{"one directory for all", map[string]string{"AGENTKERNEL_HOME": "/a", "HOME": "/h", "XDG_RUNTIME_DIR": "/r"},
-			Dirs{"/a/data", "/a/state", "/a/run"}},
+			Dirs{"/a/data", "/a/state", "/a/run", "/a/config.toml"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got, err := locate(func(k string) string { return tc.env[k] })

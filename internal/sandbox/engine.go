@@ -45,6 +45,7 @@ type Capabilities struct {
 // MachineSpec is everything that an engine needs to start one microVM.
 type MachineSpec struct {
 	ID         string // of the sandbox; names the VMM process
+	Engine     string // one of Engines; empty: the user's default
 	Arch       Arch
 	VCPUs      int
 	MemoryMiB  int

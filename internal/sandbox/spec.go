@@ -25,6 +25,20 @@ const (
 // Agents lists the coding agents that a spec may prefer.
 var Agents = []string{"claude", "gemini", "codex", "opencode"}
 
+// EngineAuto leaves the choice of the engine to each start.
+const EngineAuto = "auto"
+
+// Engines lists what a spec may name as its engine.
+var Engines = []string{EngineAuto, "firecracker", "qemu"}
+
+// ValidateEngine returns an *Error of kind Invalid unless name is one of Engines, or empty.
+func ValidateEngine(name string) error {
+	if name == "" || slices.Contains(Engines, name) {
+		return nil
+	}
+	return Errorf(Invalid, "choose one of "+strings.Join(Engines, ", "), "unknown engine %.40q", name)
+}
+
 // Spec is what a user asks for. It does not change after create.
 type Spec struct {
 	Name      string `json:"name"`
@@ -36,6 +50,7 @@ type Spec struct {
 	DiskMiB   int    `json:"disk_mib"`  // virtual size of the upper disk; it is sparse
 	VsockCID  uint32 `json:"vsock_cid"` // 0 = to be assigned
 	Project   string `json:"project,omitempty"`
+	Engine    string `json:"engine,omitempty"` // one of Engines; empty: the user's default
 	// IdleTimeoutMs is how long nothing may happen in the running sandbox before it is stopped; 0: for ever.
 	IdleTimeoutMs int64 `json:"idle_timeout_ms,omitempty"`
 	// Publish are the ports of the host that lead into the sandbox while it runs.
@@ -66,6 +81,9 @@ type Host struct {
 // Validate checks that every value can be had on host. The error is an *Error of kind Invalid.
 func (s Spec) Validate(host Host) error {
 	if err := ValidateName(s.Name); err != nil {
+		return err
+	}
+	if err := ValidateEngine(s.Engine); err != nil {
 		return err
 	}
 	if s.Arch != X8664 && s.Arch != AArch64 {

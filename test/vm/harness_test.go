@@ -22,6 +22,8 @@ import (
 	"github.com/agentkernel/agentkernel/pkg/client"
 )
 
+var engineAsked = flag.String("engine", "", "engine of the microVMs: firecracker or qemu (default: what would be chosen)")
+
 var guestArch = flag.String("arch", "", "architecture of the guests: x86_64 or aarch64 (default the host's)")
 
 // patience bounds what a test waits for. It is no expectation: a slow machine may take most of it.
@@ -209,6 +211,9 @@ func (h *home) create(name string, args ...string) {
 	args = append([]string{"create", name, "--memory", "128M"}, args...)
 	if *guestArch != "" {
 		args = append(args, "--arch", *guestArch)
+	}
+	if *engineAsked != "" {
+		args = append(args, "--engine", *engineAsked)
 	}
 	h.ok(args...)
 }

@@ -3,6 +3,7 @@
 package auto
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,28 +31,51 @@ type Choice struct {
 
 // Engine is the engine "auto". There is no record of that name: a MachineRecord names the engine that was chosen.
 type Engine struct {
-	log        *slog.Logger
-	host       sandbox.Arch
+	Options
 	candidates []Candidate
+}
+
+// Options of New.
+type Options struct {
+	Log  *slog.Logger
+	Host sandbox.Arch
+	// Default is the name of the engine for sandboxes that name none; empty or sandbox.EngineAuto: the first that can be
+	// used.
+	Default string
+	// RequireJailer leaves out engines that have no jailer. (Firecracker's looks after itself.)
+	RequireJailer bool
 }
 
 var _ sandbox.Engine = (*Engine)(nil)
 
-// New makes the engine for a host of an architecture. The candidates are in the order of preference; there is at least one.
-func New(log *slog.Logger, host sandbox.Arch, candidates ...Candidate) *Engine {
-	return &Engine{log: log, host: host, candidates: candidates}
+// New makes the engine. The candidates are in the order of preference; there is at least one.
+func New(o Options, candidates ...Candidate) *Engine {
+	return &Engine{Options: o, candidates: candidates}
 }
 
 // Name is "auto".
 func (e *Engine) Name() string { return "auto" }
 
-// Choose judges all candidates for guests of arch. At most one is chosen.
-func (e *Engine) Choose(ctx context.Context, arch sandbox.Arch) []Choice {
+// Choose judges all candidates for guests of arch, of which name is the one that is asked for: empty for the default. At most
+// one is chosen.
+func (e *Engine) Choose(ctx context.Context, name string, arch sandbox.Arch) []Choice {
+	asked, by := name, "the sandbox asks"
+	if asked == "" {
+		asked, by = e.Default, "the user's configuration asks"
+	}
+	forced := asked != "" && asked != sandbox.EngineAuto
 	var choices []Choice
 	chosen := ""
 	for _, c := range e.candidates {
 		v := Choice{Engine: c, Capabilities: c.CapabilitiesFor(ctx, arch)}
+		if e.RequireJailer && c.Name() != jailed && v.Capabilities.Usable {
+			v.Capabilities = sandbox.Capabilities{
+				Reason: "it has no jailer, and require_jailer is set", Hint: "agentkernel doctor says what Firecracker and its jailer need; or take require_jailer out of the configuration",
+			}
+		}
 		switch {
+		case forced && c.Name() != asked:
+			v.Why = by + " for " + asked
 		case !v.Capabilities.Usable:
 			v.Why = "it cannot be used: " + v.Capabilities.Reason
 		case chosen != "":
@@ -59,7 +83,10 @@ func (e *Engine) Choose(ctx context.Context, arch sandbox.Arch) []Choice {
 		default:
 			chosen = c.Name()
 			v.Chosen, v.Why = true, "it is the first that can be used"
-			if len(choices) == 0 {
+			switch {
+			case forced:
+				v.Why = by + " for it"
+			case len(choices) == 0:
 				v.Why = "it is preferred, and can be used"
 			}
 		}
@@ -68,9 +95,12 @@ func (e *Engine) Choose(ctx context.Context, arch sandbox.Arch) []Choice {
 	return choices
 }
 
+// jailed is the name of the engine that has a jailer.
+const jailed = "firecracker"
+
 // Capabilities are those of the engine that is chosen for guests of the host's architecture.
 func (e *Engine) Capabilities(ctx context.Context) sandbox.Capabilities {
-	choices := e.Choose(ctx, e.host)
+	choices := e.Choose(ctx, "", e.Host)
 	for _, c := range choices {
 		if c.Chosen {
 			return c.Capabilities
@@ -83,14 +113,19 @@ func (e *Engine) Capabilities(ctx context.Context) sandbox.Capabilities {
 // Launch starts a microVM with the engine that is chosen for its architecture. An engine that fails is not followed by
 // another: what the user gets must not depend on a failure.
 func (e *Engine) Launch(ctx context.Context, spec sandbox.MachineSpec) (sandbox.Machine, error) {
-	choices := e.Choose(ctx, spec.Arch)
+	choices := e.Choose(ctx, spec.Engine, spec.Arch)
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("choose an engine: %w", context.Cause(ctx))
 	}
 	for _, c := range choices {
 		if c.Chosen {
-			e.log.Debug("engine chosen", "sandbox", spec.ID, "engine", c.Engine.Name(), "why", c.Why)
+			e.Log.Debug("engine chosen", "sandbox", spec.ID, "engine", c.Engine.Name(), "why", c.Why)
 			return c.Engine.Launch(ctx, spec)
+		}
+	}
+	for _, c := range choices {
+		if c.Engine.Name() == cmp.Or(spec.Engine, e.Default) {
+			return nil, sandbox.Errorf(sandbox.Unavailable, c.Capabilities.Hint, "the engine %s, which is asked for, cannot run a %s guest on this host: %s", c.Engine.Name(), spec.Arch, c.Capabilities.Reason)
 		}
 	}
 	reason, hint := refusals(choices)

@@ -47,7 +47,7 @@ func (f *fake) Sweep(context.Context, sandbox.MachineSpec) error {
 
 func engines(first, second string) (*Engine, *fake, *fake) {
 	a, b := &fake{name: "fast", arches: first}, &fake{name: "slow", arches: second}
-	return New(slog.New(slog.DiscardHandler), sandbox.X8664, a, b), a, b
+	return New(Options{Log: slog.New(slog.DiscardHandler), Host: sandbox.X8664}, a, b), a, b
 }
 
 func TestLaunch(t *testing.T) {
@@ -79,7 +79,7 @@ func TestLaunch(t *testing.T) {
 				t.Errorf("%+v, %v; want %s", m, err, tc.want)
 			}
 			chosen := 0
-			for _, c := range e.Choose(t.Context(), tc.arch) {
+			for _, c := range e.Choose(t.Context(), "", tc.arch) {
 				if c.Chosen {
 					chosen++
 				}
@@ -120,5 +120,33 @@ func TestSweep(t *testing.T) {
 	a.err = errors.New("no permission")
 	if err := e.Sweep(t.Context(), sandbox.MachineSpec{}); !errors.Is(err, a.err) || len(b.calls) != 1 {
 		t.Errorf("%v; the other one was asked %v", err, b.calls)
+	}
+}
+
+// TestAskedFor has sandboxes and users who name an engine.
+func TestAskedFor(t *testing.T) {
+	for name, tc := range map[string]struct {
+		asked, byDefault string
+		jailer           bool
+		want, says       string
+	}{
+		"by the sandbox":            {asked: "slow", want: "slow"},
+		"by the user":               {byDefault: "slow", want: "slow"},
+		"auto over the default":     {asked: "auto", byDefault: "slow", want: "fast"},
+		"what there is not":         {asked: "firecracker", says: "no engine"},
+		"the sandbox first":         {asked: "fast", byDefault: "slow", want: "fast"},
+		"none that has a jailer":    {jailer: true, says: "require_jailer is set"},
+		"asked for, without jailer": {asked: "slow", jailer: true, says: "the engine slow, which is asked for, cannot run"},
+	} {
+		e, _, _ := engines("x86_64", "x86_64")
+		e.Default, e.RequireJailer = tc.byDefault, tc.jailer
+		m, err := e.Launch(t.Context(), sandbox.MachineSpec{Engine: tc.asked, Arch: sandbox.X8664})
+		if tc.want != "" {
+			if err != nil || m.(fakeMachine).by != tc.want {
+				t.Errorf("%s: %v, %v", name, m, err)
+			}
+		} else if err == nil || !strings.Contains(err.Error(), tc.says) {
+			t.Errorf("%s: %v, want %q", name, err, tc.says)
+		}
 	}
 }

@@ -27,9 +27,9 @@ const (
 // minVersion is the oldest Firecracker that the client speaks to.
 var minVersion = fcapi.Version{Major: 1, Minor: 10}
 
-const installHint = "install Firecracker 1.10 or newer: put the binary of a release (github.com/firecracker-microvm/firecracker/releases), named firecracker, into a directory of PATH"
+const installHint = "agentkernel setup installs Firecracker"
 
-const jailerHint = "put the binary jailer of the same release, named jailer, beside firecracker"
+const jailerHint = "agentkernel setup installs Firecracker with its jailer"
 
 // binary is an installed Firecracker or jailer.
 type binary struct {
@@ -182,4 +182,43 @@ func readVersion(out, name string) (fcapi.Version, error) {
 		return fcapi.Version{}, fmt.Errorf("%.80q names no version", line)
 	}
 	return fcapi.ParseVersion(word)
+}
+
+// ProgramVersion asks a firecracker or jailer, by which its file is named, for its version, such as "1.16.1".
+func ProgramVersion(ctx context.Context, path string) (string, error) {
+	bin, err := inspect(ctx, path)
+	if err != nil {
+		return "", err
+	}
+	return bin.version.String(), nil
+}
+
+// Program is a firecracker or a jailer that is installed.
+type Program struct {
+	Name    string
+	Path    string
+	Version fcapi.Version
+	Err     error // why it cannot be used; then the rest but Name may be empty
+}
+
+// Programs are the firecracker and the jailer that an engine with this directory would use. What is not there at all is left
+// out.
+func Programs(ctx context.Context, dir string) []Program {
+	var b binaries
+	b.dir = dir
+	bin, err := b.find(ctx)
+	if err != nil {
+		for _, path := range candidates(dir, program) {
+			if _, statErr := os.Stat(path); statErr == nil {
+				return []Program{{Name: program, Err: err}}
+			}
+		}
+		return nil
+	}
+	found := []Program{{Name: program, Path: bin.path, Version: bin.version}}
+	jailer, ok, err := b.jailerOf(ctx, bin)
+	if ok || err != nil {
+		found = append(found, Program{Name: jailerProgram, Path: jailer.path, Version: jailer.version, Err: err})
+	}
+	return found
 }

@@ -34,9 +34,9 @@ func TestFindBinary(t *testing.T) {
 		{"good", answers, 0o755, "", ""},
 		{"not executable", answers, 0o644, "cannot be executed", "chmod"},
 		{"another architecture", foreign, 0o755, "for another architecture", "install the release"},
-		{"too old", "#!/bin/sh\necho Firecracker v1.9.1\n", 0o755, "is Firecracker 1.9.1", "1.10"},
-		{"another program", "#!/bin/sh\necho hello\n", 0o755, "names no version", "1.10"},
-		{"broken", "#!/bin/sh\nexit 3\n", 0o755, "exit status 3", "1.10"},
+		{"too old", "#!/bin/sh\necho Firecracker v1.9.1\n", 0o755, "is Firecracker 1.9.1", "agentkernel setup"},
+		{"another program", "#!/bin/sh\necho hello\n", 0o755, "names no version", "agentkernel setup"},
+		{"broken", "#!/bin/sh\nexit 3\n", 0o755, "exit status 3", "agentkernel setup"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			dir := script(t, tc.text, tc.mode)

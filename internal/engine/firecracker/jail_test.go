@@ -245,10 +245,10 @@ func TestJailerCannotBeUsed(t *testing.T) {
 		fails        bool // also when no jailer is required
 		wantErr, fix string
 	}{
-		{"missing", func(*testing.T, *Engine) {}, false, "there is no jailer beside", "beside firecracker"},
+		{"missing", func(*testing.T, *Engine) {}, false, "there is no jailer beside", "agentkernel setup"},
 		{"wrong version", script("#!/bin/sh\necho Jailer v1.15.0\n", 0o755), true, "is of version 1.15.0", "the release v1.16.1"},
 		{"not executable", script("#!/bin/sh\necho Jailer v1.16.1\n", 0o644), true, "cannot be executed", "chmod"},
-		{"no jailer at all", script("#!/bin/sh\necho Firecracker v1.16.1\n", 0o755), true, "names no version", "beside firecracker"},
+		{"no jailer at all", script("#!/bin/sh\necho Firecracker v1.16.1\n", 0o755), true, "names no version", "agentkernel setup"},
 		{"another architecture", script(foreign, 0o755), true, "for another architecture", "install the release"},
 		{"without rights", noRights, false, "operation not permitted", "CAP_SYS_ADMIN"},
 	} {

@@ -1,4 +1,6 @@
-package kernel
+// Package download fetches files over HTTP: large ones so that a transfer can be taken up again, small ones into memory. What
+// is fetched is checked by the caller.
+package download
 
 import (
 	"context"
@@ -13,9 +15,6 @@ import (
 )
 
 const (
-	// tarballMaxBytes bounds what a mirror can make us store; releases are
-	// about 140 MB.
-	tarballMaxBytes = 512 << 20
 	// stallTimeout ends a transfer of which nothing has come for so long.
 	stallTimeout = 60 * time.Second
 	reportEvery  = 1 << 20 // bytes between two progress events
@@ -24,14 +23,15 @@ const (
 // errStalled is why a transfer that stands still is called off.
 var errStalled = errors.New("the server sent nothing for a minute")
 
-var errNoFile = errors.New("the server has no such file (404): is there such a release?")
+// ErrNoFile is returned when the server has no such file.
+var ErrNoFile = errors.New("the server has no such file (404): is there such a release?")
 
-// download fetches url into path. What path already holds is taken for the
+// File fetches url, of at most limit bytes, into path. What path already holds is taken for the
 // beginning of the file, and only the rest is asked for, so that a transfer
 // can be resumed in a later run; the caller checks the result's digest. An
 // interrupted transfer is taken up again as long as each attempt brings
 // something. On an error path keeps what has arrived.
-func download(ctx context.Context, client *http.Client, url, path string, progress func(done, total int64)) error {
+func File(ctx context.Context, client *http.Client, url, path string, limit int64, progress func(done, total int64)) error {
 	out, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return fmt.Errorf("download %s: %w", url, err)
@@ -41,7 +41,7 @@ func download(ctx context.Context, client *http.Client, url, path string, progre
 		if err != nil {
 			return errors.Join(fmt.Errorf("download %s: %w", url, err), out.Close())
 		}
-		got, err := fetchRest(ctx, client, url, out, have, progress)
+		got, err := fetchRest(ctx, client, url, out, have, limit, progress)
 		if err == nil {
 			break
 		}
@@ -65,7 +65,7 @@ func (e *interruptedError) Unwrap() error { return e.cause }
 
 // fetchRest makes one request for the bytes from have on and appends them. It
 // returns how many arrived.
-func fetchRest(ctx context.Context, client *http.Client, url string, out *os.File, have int64, progress func(done, total int64)) (int64, error) {
+func fetchRest(ctx context.Context, client *http.Client, url string, out *os.File, have, limit int64, progress func(done, total int64)) (int64, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stall := time.AfterFunc(stallTimeout, func() { cancel(errStalled) })
@@ -115,12 +115,12 @@ func fetchRest(ctx context.Context, client *http.Client, url string, out *os.Fil
 		}
 		return 0, fmt.Errorf("the server answered %s", res.Status)
 	case http.StatusNotFound:
-		return 0, errNoFile
+		return 0, ErrNoFile
 	default:
 		return 0, fmt.Errorf("the server answered %s", res.Status)
 	}
-	if total > tarballMaxBytes {
-		return 0, fmt.Errorf("the server announces %d bytes; at most %d are taken", total, int64(tarballMaxBytes))
+	if total > limit {
+		return 0, fmt.Errorf("the server announces %d bytes; at most %d are taken", total, limit)
 	}
 
 	var got, reported int64
@@ -130,8 +130,8 @@ func fetchRest(ctx context.Context, client *http.Client, url string, out *os.Fil
 		n, readErr := res.Body.Read(buf)
 		if n > 0 {
 			stall.Reset(stallTimeout)
-			if have+got+int64(n) > tarballMaxBytes {
-				return got, fmt.Errorf("the server sends more than %d bytes", int64(tarballMaxBytes))
+			if have+got+int64(n) > limit {
+				return got, fmt.Errorf("the server sends more than %d bytes", limit)
 			}
 			if _, err := out.Write(buf[:n]); err != nil {
 				return got, err
@@ -196,8 +196,8 @@ func parseContentRange(s string) (from, size int64, err error) {
 	return from, size, nil
 }
 
-// fetchSmall fetches a file of at most limit bytes into memory.
-func fetchSmall(ctx context.Context, client *http.Client, url string, limit int64) ([]byte, error) {
+// Small fetches a file of at most limit bytes into memory.
+func Small(ctx context.Context, client *http.Client, url string, limit int64) ([]byte, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, stallTimeout, errStalled)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
@@ -210,7 +210,7 @@ func fetchSmall(ctx context.Context, client *http.Client, url string, limit int6
 	}
 	defer res.Body.Close()
 	if res.StatusCode == http.StatusNotFound {
-		return nil, fmt.Errorf("download %s: %w", url, errNoFile)
+		return nil, fmt.Errorf("download %s: %w", url, ErrNoFile)
 	}
 	if res.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("download %s: the server answered %s", url, res.Status)

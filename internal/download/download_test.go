@@ -1,4 +1,4 @@
-package kernel
+package download
 
 import (
 	"bytes"
@@ -14,6 +14,8 @@ import (
 	"time"
 )
 
+const limit = 512 << 20
+
 // payload is long enough for several progress events.
 func payload() []byte { return bytes.Repeat([]byte("0123456789abcdef"), 3<<16) }
 
@@ -28,7 +30,7 @@ func fetchTo(t *testing.T, h http.HandlerFunc, have []byte) (string, []int64, er
 		}
 	}
 	var seen []int64
-	err := download(context.Background(), srv.Client(), srv.URL, path, func(done, _ int64) { seen = append(seen, done) })
+	err := File(context.Background(), srv.Client(), srv.URL, path, limit, func(done, _ int64) { seen = append(seen, done) })
 	return path, seen, err
 }
 
@@ -121,7 +123,7 @@ func TestDownloadRefuses(t *testing.T) {
 			panic(http.ErrAbortHandler)
 		}},
 		{"announced too large", "at most", nil, func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Length", fmt.Sprint(int64(tarballMaxBytes)+1))
+			w.Header().Set("Content-Length", fmt.Sprint(int64(limit)+1))
 		}},
 		{"another range than asked for", "asked for the bytes from 4 on", []byte("abcd"), func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Range", "bytes 2-9/10")
@@ -153,7 +155,7 @@ func TestDownloadCancelledKeepsWhatCame(t *testing.T) {
 	defer srv.Close()
 	defer close(release)
 	path := filepath.Join(t.TempDir(), "f.part")
-	err := download(ctx, srv.Client(), srv.URL, path, func(done, _ int64) {
+	err := File(ctx, srv.Client(), srv.URL, path, limit, func(done, _ int64) {
 		if done >= reportEvery {
 			cancel(reason)
 		}

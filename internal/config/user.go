@@ -1,0 +1,65 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+)
+
+// User is what a user's own configuration says. A project can neither change it nor loosen what it demands.
+type User struct {
+	// Engine of sandboxes that name none: one of sandbox.Engines.
+	Engine string
+	// RequireJailer refuses to start a VMM that is not under Firecracker's jailer.
+	RequireJailer bool
+}
+
+func userSchema() schema[User] {
+	return schema[User]{
+		{"engine", []key[User]{
+			{"default", sandbox.EngineAuto, func(u *User, value any) string {
+				u.Engine = value.(string)
+				if err := sandbox.ValidateEngine(u.Engine); err != nil || u.Engine == "" {
+					return fmt.Sprintf("default %.40q is not an engine; choose one of %s", value, strings.Join(sandbox.Engines, ", "))
+				}
+				return ""
+			}},
+		}},
+		{"security", []key[User]{
+			{"require_jailer", true, func(u *User, value any) string {
+				u.RequireJailer = value.(bool)
+				return ""
+			}},
+		}},
+	}
+}
+
+// LoadUser reads the file at path. When there is none, everything is left to the defaults. The error is a *sandbox.Error of
+// kind Invalid around Problems.
+func LoadUser(path string) (User, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return User{Engine: sandbox.EngineAuto}, nil
+	}
+	if err != nil {
+		return User{}, sandbox.Errorf(sandbox.Invalid, "", "read the configuration: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if err != nil {
+		return User{}, sandbox.Errorf(sandbox.Invalid, "", "read the configuration %s: %w", path, err)
+	}
+	u, _, problems := parse(data, path, userSchema())
+	if err := problems.err(); err != nil {
+		return User{}, err
+	}
+	if u.Engine == "" {
+		u.Engine = sandbox.EngineAuto
+	}
+	return u, nil
+}

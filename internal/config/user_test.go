@@ -1,0 +1,37 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestLoadUser(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config.toml")
+	if u, err := LoadUser(path); err != nil || u != (User{Engine: "auto"}) {
+		t.Errorf("without a file: %+v, %v", u, err)
+	}
+	for text, want := range map[string]struct {
+		user User
+		err  string
+	}{
+		"": {User{Engine: "auto"}, ""},
+		"[security]\nrequire_jailer = true\n[engine]\ndefault = 'firecracker'": {User{Engine: "firecracker", RequireJailer: true}, ""},
+		"[security]\nrequire_jailer = 'yes'":                                   {User{}, ":2:18: require_jailer must be a boolean"},
+		"[engine]\n  default = 'vmware'":                                       {User{}, ":2:13: default \"vmware\" is not an engine"},
+		"[engine]\ndefault = ''":                                               {User{}, ":2:11: default"},
+		"[security]\nrequire_jail = true":                                      {User{}, ":2:1: unknown key"},
+		"require_jailer = true":                                                {User{}, ":1:1: unknown key"},
+		"[sandbox]\nname = 'a'":                                                {User{}, "unknown section [sandbox]; valid sections are [engine], [security]"},
+		"[security\n":                                                          {User{}, ":1:"},
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		u, err := LoadUser(path)
+		if u != want.user || (err == nil) != (want.err == "") || err != nil && !strings.Contains(err.Error(), want.err) {
+			t.Errorf("%q: %+v, %v; want %+v", text, u, err, want)
+		}
+	}
+}
