@@ -14,7 +14,9 @@ type Advisory struct {
 
 // Advisories are those that a version has.
 func Advisories(v fcapi.Version) []Advisory {
-	version := func(major, minor, patch int) fcapi.Version { return fcapi.Version{Major: major, Minor: minor, Patch: patch} }
+	version := func(major, minor, patch int) fcapi.Version {
+		return fcapi.Version{Major: major, Minor: minor, Patch: patch}
+	}
 	between := func(from, to fcapi.Version) bool { return v.Compare(from) >= 0 && v.Compare(to) <= 0 }
 	var found []Advisory
 	if between(version(0, 0, 0), version(1, 13, 1)) || v == version(1, 14, 0) {
