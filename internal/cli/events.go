@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -48,6 +50,9 @@ func eventsCommand(e *env) *cobra.Command {
 			}
 			enc := json.NewEncoder(e.out)
 			for ev, err := range events {
+				if errors.Is(err, context.Canceled) && cmd.Context().Err() != nil {
+					return nil // Ctrl-C is how it ends
+				}
 				if err != nil {
 					return err
 				}

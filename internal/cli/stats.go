@@ -173,7 +173,7 @@ func (e *env) statsOnce(ctx context.Context, t *statsTable, interval time.Durati
 
 // statsLines prints a table, or lines of JSON, with each interval.
 func (e *env) statsLines(ctx context.Context, t *statsTable, interval time.Duration) error {
-	return atIntervals(ctx, interval, func() error {
+	err := atIntervals(ctx, interval, func() error {
 		rows, err := t.measure(ctx)
 		if err != nil {
 			return err
@@ -190,6 +190,10 @@ func (e *env) statsLines(ctx context.Context, t *statsTable, interval time.Durat
 		}
 		return nil
 	})
+	if ctx.Err() != nil {
+		return nil // Ctrl-C is how it ends
+	}
+	return err
 }
 
 // Control sequences: the alternate screen, and no cursor. The session switches off what is on when this ends.

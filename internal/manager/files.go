@@ -17,7 +17,7 @@ func (m *Manager) Files(ctx context.Context, name string) (*guestrpc.Files, erro
 		return nil, err
 	}
 	begin := func(ctx context.Context, req *guestv1.StreamRequest) (guestrpc.Conn, error) {
-		conn, err := r.machine.Dial(ctx, sandbox.GuestStreamPort)
+		conn, err := r.dial(ctx, sandbox.GuestStreamPort)
 		if err != nil {
 			return nil, err
 		}
