@@ -202,6 +202,7 @@ const enterScreen = "\x1b[?1049h\x1b[?25l"
 // statsLive keeps a table on the terminal up to date until Ctrl-C.
 func (e *env) statsLive(ctx context.Context, t *statsTable, interval time.Duration) error {
 	screen := terminal.File(e.out)
+	interrupted := ctx
 	s, ctx, err := terminal.Playback(ctx, screen, e.out)
 	if err != nil {
 		return err
@@ -223,8 +224,8 @@ func (e *env) statsLive(ctx context.Context, t *statsTable, interval time.Durati
 	}
 	var sig *terminal.SignalError
 	switch {
-	case errors.As(context.Cause(ctx), &sig) && sig.Signal == syscall.SIGINT:
-		err = nil
+	case interrupted.Err() != nil || errors.As(context.Cause(ctx), &sig) && sig.Signal == syscall.SIGINT:
+		err = nil // Ctrl-C is how it ends
 	case errors.As(context.Cause(ctx), &sig):
 		err = exitError(128 + int(sig.Signal))
 	}
