@@ -13,8 +13,8 @@ import (
 )
 
 func benchCommand(e *env) *cobra.Command {
-	cmd := &cobra.Command{Use: "bench", Short: "Measure boots and execs on this host"}
-	cmd.AddCommand(benchBootCommand(e), benchExecCommand(e))
+	cmd := &cobra.Command{Use: "bench", Short: "Measure boots, execs and copies on this host"}
+	cmd.AddCommand(benchBootCommand(e), benchExecCommand(e), benchCpCommand(e))
 	return cmd
 }
 

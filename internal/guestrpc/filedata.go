@@ -64,6 +64,11 @@ type Download struct {
 // first takes the description that comes before the bytes.
 func (d *Download) first() error {
 	b, err := d.r.Piece(nil)
+	if errors.Is(err, io.EOF) {
+		if _, err = result(d.r); err == nil {
+			err = errors.New("the guest did not say what it sends")
+		}
+	}
 	if err != nil {
 		return err
 	}
