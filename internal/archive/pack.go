@@ -109,7 +109,7 @@ func (p *packer) top(name string) error {
 // member writes one member, and those below it. Its parent directory is open as dir.
 func (p *packer) member(dir int, base, name string, st *unix.Stat_t, top bool) error {
 	m := &member{
-		name: name, mode: uint32(st.Mode) & 0o7777, uid: st.Uid, gid: st.Gid, modified: modified(st),
+		name: name, mode: uint32(st.Mode) & 0o7777, uid: st.Uid, gid: st.Gid, modified: modified(st), //nolint:unconvert // not on darwin
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
@@ -129,7 +129,7 @@ func (p *packer) member(dir int, base, name string, st *unix.Stat_t, top bool) e
 		if st.Mode&unix.S_IFMT == unix.S_IFBLK {
 			m.kind = typeBlock
 		}
-		m.major, m.minor = unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))
+		m.major, m.minor = unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev)) //nolint:unconvert // not on darwin
 	default:
 		return p.leaveOut(name, errors.New("it is a socket"))
 	}
@@ -152,7 +152,7 @@ func (p *packer) link(m *member, st *unix.Stat_t) string {
 	if st.Nlink < 2 {
 		return ""
 	}
-	id := inode{uint64(st.Dev), st.Ino}
+	id := inode{uint64(st.Dev), st.Ino} //nolint:unconvert // not on darwin
 	l := p.links[id]
 	if l == nil {
 		p.links[id] = &linked{m.name, uint64(st.Nlink) - 1}

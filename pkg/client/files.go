@@ -172,7 +172,7 @@ func (c *Client) ChangeMode(ctx context.Context, name, path string, mode uint32)
 // ListFiles yields the files of a directory, in no order, however many there are. An error is the last that it yields.
 func (c *Client) ListFiles(ctx context.Context, name, path string) iter.Seq2[FileInfo, error] {
 	return func(yield func(FileInfo, error) bool) {
-		resp, err := c.api.ListFiles(ctx, name, &apiv1.ListFilesParams{Path: path})
+		resp, err := c.api.ListFiles(ctx, name, &apiv1.ListFilesParams{Path: path}) //nolint:bodyclose // lines does
 		found, err := lines[apiv1.FileLine](ctx, resp, err, "list files")
 		if err != nil {
 			yield(FileInfo{}, err)
@@ -197,7 +197,7 @@ func (c *Client) ListFiles(ctx context.Context, name, path string) iter.Seq2[Fil
 // watched is gone. The first change has the type "ready": all from then on is told. An error is the last that it yields.
 func (c *Client) WatchFiles(ctx context.Context, name, path string, recursive bool) iter.Seq2[FileChange, error] {
 	return func(yield func(FileChange, error) bool) {
-		resp, err := c.api.WatchFiles(ctx, name, &apiv1.WatchFilesParams{Path: path, Recursive: &recursive})
+		resp, err := c.api.WatchFiles(ctx, name, &apiv1.WatchFilesParams{Path: path, Recursive: &recursive}) //nolint:bodyclose // lines does
 		changes, err := lines[FileChange](ctx, resp, err, "watch files")
 		if err != nil {
 			yield(FileChange{}, err)
