@@ -41,6 +41,9 @@ type group struct {
 
 const cgroupRoot = "/sys/fs/cgroup"
 
+// maxFree is how many groups are kept for the next commands.
+const maxFree = 16
+
 // newGroups returns nil where the kernel has no control groups or this process may not make any: then commands run without.
 func newGroups(root string) *groups {
 	if _, err := os.Stat(filepath.Join(root, "cgroup.controllers")); err != nil {
@@ -142,7 +145,7 @@ func (g *groups) sort() {
 		switch {
 		case c.populated():
 			kept = append(kept, c)
-		case c.memory || c.changed && c.set("pids.max", fmt.Sprint(g.maxPids)) != nil:
+		case c.memory || len(g.free) == maxFree || c.changed && c.set("pids.max", fmt.Sprint(g.maxPids)) != nil:
 			c.remove()
 		default:
 			c.changed = false
