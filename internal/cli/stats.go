@@ -191,7 +191,7 @@ func (e *env) statsLines(ctx context.Context, t *statsTable, interval time.Durat
 		return nil
 	})
 	if ctx.Err() != nil {
-		return nil // Ctrl-C is how it ends
+		err = nil // Ctrl-C is how it ends
 	}
 	return err
 }

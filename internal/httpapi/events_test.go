@@ -27,7 +27,7 @@ func TestEvents(t *testing.T) {
 	defer cancel()
 	get := func(query string) *bufio.Scanner {
 		t.Helper()
-		req, err := http.NewRequestWithContext(ctx, "GET", server.URL+"/v1/events?"+query, nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, server.URL+"/v1/events?"+query, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -12,8 +12,9 @@ import (
 )
 
 // idle is a running sandbox with an idle timeout of a minute, on a fake clock.
-func idle(t *testing.T, f func(h *host, m *Manager, b *box, r *events.Reader)) {
+func idle(t *testing.T, launch func(*fakeVMM) error, f func(h *host, m *Manager, b *box, r *events.Reader)) {
 	h := newHost(t)
+	h.engine.onLaunch = launch
 	synctest.Test(t, func(t *testing.T) {
 		h.t = t
 		m := h.boot()
@@ -38,7 +39,7 @@ func idle(t *testing.T, f func(h *host, m *Manager, b *box, r *events.Reader)) {
 }
 
 func TestIdleSandboxIsStopped(t *testing.T) {
-	idle(t, func(h *host, m *Manager, b *box, r *events.Reader) {
+	idle(t, nil, func(h *host, m *Manager, b *box, r *events.Reader) {
 		began := time.Now()
 		first, err := b.use()
 		if err != nil {
@@ -74,7 +75,8 @@ func TestIdleSandboxIsStopped(t *testing.T) {
 
 // A command that comes when the stop has begun is refused; one that comes a moment before wins.
 func TestIdleStopAgainstUse(t *testing.T) {
-	idle(t, func(h *host, m *Manager, b *box, _ *events.Reader) {
+	stuck := func(v *fakeVMM) error { v.stuck = true; return nil }
+	idle(t, stuck, func(h *host, m *Manager, b *box, _ *events.Reader) {
 		<-b.op // the stop has to wait
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
@@ -86,7 +88,6 @@ func TestIdleStopAgainstUse(t *testing.T) {
 		synctest.Wait()
 		h.expect(m, "a", sandbox.Running)
 		done()
-		h.engine.vmms[b.rec.ID].stuck = true
 		time.Sleep(61 * time.Second)
 		synctest.Wait()
 		h.expect(m, "a", sandbox.Stopping)
@@ -101,7 +102,7 @@ func TestIdleStopAgainstUse(t *testing.T) {
 
 // A daemon that finds the microVM again begins the count anew.
 func TestIdleAfterARestart(t *testing.T) {
-	idle(t, func(h *host, m *Manager, b *box, _ *events.Reader) {
+	idle(t, nil, func(h *host, m *Manager, _ *box, _ *events.Reader) {
 		time.Sleep(50 * time.Second)
 		m.Close()
 		again := h.boot()

@@ -46,7 +46,7 @@ func (c *Client) Events(ctx context.Context, o EventOptions) (iter.Seq2[Event, e
 	if o.Types != nil {
 		params.Type = &o.Types
 	}
-	resp, err := c.api.GetEvents(ctx, params)
+	resp, err := c.api.GetEvents(ctx, params) //nolint:bodyclose // the sequence closes it
 	return lines[Event](ctx, resp, err, "read events")
 }
 
