@@ -4,9 +4,11 @@ package download
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"strconv"
@@ -18,6 +20,9 @@ const (
 	// stallTimeout ends a transfer of which nothing has come for so long.
 	stallTimeout = 60 * time.Second
 	reportEvery  = 1 << 20 // bytes between two progress events
+	// attempts in a row may bring nothing; the second follows the first after firstPause, and each pause is twice the last.
+	attempts   = 4
+	firstPause = time.Second
 )
 
 // errStalled is why a transfer that stands still is called off.
@@ -29,14 +34,19 @@ var ErrNoFile = errors.New("the server has no such file (404): is there such a r
 // File fetches url, of at most limit bytes, into path. What path already holds is taken for the
 // beginning of the file, and only the rest is asked for, so that a transfer
 // can be resumed in a later run; the caller checks the result's digest. An
-// interrupted transfer is taken up again as long as each attempt brings
-// something. On an error path keeps what has arrived.
+// interrupted transfer is taken up again, and a server that is busy or cannot be
+// reached is asked again, until several attempts in a row brought nothing. On an
+// error path keeps what has arrived.
 func File(ctx context.Context, client *http.Client, url, path string, limit int64, progress func(done, total int64)) error {
+	return fetch(ctx, client, url, path, limit, firstPause, progress)
+}
+
+func fetch(ctx context.Context, client *http.Client, url, path string, limit int64, pause time.Duration, progress func(done, total int64)) error {
 	out, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return fmt.Errorf("download %s: %w", url, err)
 	}
-	for {
+	for failed := 0; ; {
 		have, err := out.Seek(0, io.SeekEnd)
 		if err != nil {
 			return errors.Join(fmt.Errorf("download %s: %w", url, err), out.Close())
@@ -45,9 +55,21 @@ func File(ctx context.Context, client *http.Client, url, path string, limit int6
 		if err == nil {
 			break
 		}
-		var broken *interruptedError
-		if got > 0 && ctx.Err() == nil && errors.As(err, &broken) {
-			continue
+		if got > 0 {
+			failed = 0
+		} else {
+			failed++
+		}
+		if ctx.Err() == nil && failed < attempts && errors.As(err, new(*interruptedError)) {
+			if failed == 0 {
+				continue
+			}
+			select {
+			case <-time.After(pause << (failed - 1)):
+				continue
+			case <-ctx.Done():
+				err = context.Cause(ctx)
+			}
 		}
 		return errors.Join(fmt.Errorf("download %s: %w", url, err), out.Close())
 	}
@@ -57,7 +79,7 @@ func File(ctx context.Context, client *http.Client, url, path string, limit int6
 	return out.Close()
 }
 
-// interruptedError marks a transfer that broke off and may be resumed.
+// interruptedError marks an attempt after which another may succeed.
 type interruptedError struct{ cause error }
 
 func (e *interruptedError) Error() string { return "the transfer broke off: " + e.cause.Error() }
@@ -83,7 +105,11 @@ func fetchRest(ctx context.Context, client *http.Client, url string, out *os.Fil
 	}
 	res, err := client.Do(req)
 	if err != nil {
-		return 0, causeOf(ctx, err)
+		var dns *net.DNSError
+		if errors.As(err, &dns) && dns.IsNotFound || errors.As(err, new(*tls.CertificateVerificationError)) {
+			return 0, causeOf(ctx, err)
+		}
+		return 0, &interruptedError{causeOf(ctx, err)}
 	}
 	defer res.Body.Close()
 
@@ -116,6 +142,8 @@ func fetchRest(ctx context.Context, client *http.Client, url string, out *os.Fil
 		return 0, fmt.Errorf("the server answered %s", res.Status)
 	case http.StatusNotFound:
 		return 0, ErrNoFile
+	case http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return 0, &interruptedError{fmt.Errorf("the server answered %s", res.Status)}
 	default:
 		return 0, fmt.Errorf("the server answered %s", res.Status)
 	}

@@ -30,7 +30,7 @@ func fetchTo(t *testing.T, h http.HandlerFunc, have []byte) (string, []int64, er
 		}
 	}
 	var seen []int64
-	err := File(context.Background(), srv.Client(), srv.URL, path, limit, func(done, _ int64) { seen = append(seen, done) })
+	err := fetch(t.Context(), srv.Client(), srv.URL, path, limit, time.Millisecond, func(done, _ int64) { seen = append(seen, done) })
 	return path, seen, err
 }
 
@@ -82,6 +82,20 @@ func TestDownload(t *testing.T) {
 				serve(w, r)
 			}
 		}, 3},
+		{"busy three times, and after a break again", nil, func(n *int) http.HandlerFunc {
+			return func(w http.ResponseWriter, r *http.Request) {
+				switch *n++; *n {
+				case 4:
+					w.Header().Set("Content-Length", fmt.Sprint(len(whole)))
+					_, _ = w.Write(whole[:4096])
+					panic(http.ErrAbortHandler)
+				case 8:
+					serve(w, r)
+				default:
+					w.WriteHeader(http.StatusServiceUnavailable)
+				}
+			}
+		}, 8},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var requests int
@@ -139,6 +153,27 @@ func TestDownloadRefuses(t *testing.T) {
 				t.Fatalf("error %v, want one with %q", err, c.want)
 			}
 		})
+	}
+}
+
+// A server that stays away is given up, and one that refuses is not asked again.
+func TestAttempts(t *testing.T) {
+	for status, want := range map[int]int{http.StatusBadGateway: attempts, http.StatusForbidden: 1, http.StatusNotFound: 1} {
+		asked := 0
+		_, _, err := fetchTo(t, func(w http.ResponseWriter, _ *http.Request) { asked++; w.WriteHeader(status) }, nil)
+		if err == nil || asked != want {
+			t.Errorf("%d: asked %d times, want %d; %v", status, asked, want, err)
+		}
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	reason := errors.New("the user went home")
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusBadGateway)
+		cancel(reason)
+	}))
+	defer srv.Close()
+	if err := fetch(ctx, srv.Client(), srv.URL, filepath.Join(t.TempDir(), "f"), limit, time.Hour, func(int64, int64) {}); !errors.Is(err, reason) {
+		t.Errorf("called off during a pause: %v", err)
 	}
 }
 

@@ -109,6 +109,9 @@ func TestInstall(t *testing.T) {
 		}
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
 	})
+	if err := os.MkdirAll(filepath.Join(o.Releases, ".new-crashed", "firecracker"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	r, err := Install(t.Context(), o)
 	if err != nil || !r.Installed {
 		t.Fatalf("%+v, %v", r, err)

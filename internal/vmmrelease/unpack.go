@@ -21,11 +21,23 @@ var programs = []string{"firecracker", "jailer"}
 // maxProgram bounds one of them, in bytes; those of 2026 have 4 MB.
 const maxProgram = 64 << 20
 
+// unfinished is the pattern of the names of directories that are being filled.
+const unfinished = ".new-*"
+
 var machines = map[sandbox.Arch]elf.Machine{sandbox.X8664: elf.EM_X86_64, sandbox.AArch64: elf.EM_AARCH64}
 
 // install makes dir from an archive, in one step.
-func install(ctx context.Context, archive, dir string, o Options) (err error) {
-	tmp, err := os.MkdirTemp(filepath.Dir(dir), ".new-*")
+func install(ctx context.Context, archive, dir string, o Options) error {
+	left, err := filepath.Glob(filepath.Join(filepath.Dir(dir), unfinished)) // by a crash: whoever unpacks holds the lock
+	if err != nil {
+		return err
+	}
+	for _, path := range left {
+		if err := os.RemoveAll(path); err != nil {
+			return fmt.Errorf("remove what an interrupted setup has left: %w", err)
+		}
+	}
+	tmp, err := os.MkdirTemp(filepath.Dir(dir), unfinished)
 	if err != nil {
 		return fmt.Errorf("make room for the release: %w", err)
 	}
