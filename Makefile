@@ -10,7 +10,7 @@ SOURCE  := /usr/src/linux-source-6.1.tar.xz
 PACKAGES := build-essential flex bison bc libelf-dev xz-utils busybox-static e2fsprogs linux-source-6.1 qemu-system-x86
 PACKAGES_ARM64 := gcc-aarch64-linux-gnu qemu-system-arm
 
-.PHONY: build run test test-arm64 test-firecracker lint bench generate setup ready
+.PHONY: build run test test-api test-arm64 test-firecracker lint bench generate setup ready
 
 build: ## bin/agentkernel, with the guest agents of both architectures in it
 	@scripts/build-guest.sh
@@ -28,6 +28,9 @@ run: ready ## a real job in a real microVM
 
 test: ready ## everything, with real microVMs
 	@scripts/test.sh
+
+test-api: ready ## the API against api/openapi.yaml, with requests that schemathesis makes up
+	@scripts/test-api.sh
 
 test-arm64: setup build ## cross-build the arm64 kernel and boot it under emulation
 	@scripts/setup.sh $(PACKAGES_ARM64)

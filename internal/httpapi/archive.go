@@ -61,7 +61,11 @@ func (h *handler) PutArchive(w http.ResponseWriter, r *http.Request, name apiv1.
 }
 
 // fullDuplex lets a handler answer before it has read the request's body, however much is still to come of it.
-func fullDuplex(w http.ResponseWriter) { _ = http.NewResponseController(w).EnableFullDuplex() }
+// What is then left of the body ends the connection, and the client is told so.
+func fullDuplex(w http.ResponseWriter) {
+	w.Header().Set("Connection", "close")
+	_ = http.NewResponseController(w).EnableFullDuplex()
+}
 
 func copiedView(c guestrpc.Copied) apiv1.Copied {
 	return apiv1.Copied{LeftOut: c.LeftOut, Warnings: optional(c.Warnings)}

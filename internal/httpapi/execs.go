@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"context"
 	"net/http"
 	"time"
 
@@ -50,9 +49,7 @@ func (h *handler) WaitExec(w http.ResponseWriter, r *http.Request, name apiv1.Na
 		h.fail(w, r, sandbox.Errorf(sandbox.Invalid, "use 0 to 3600000", "timeout_ms %d is out of range", timeout.Milliseconds()))
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), timeout)
-	defer cancel()
-	info, err := h.Manager.WaitExec(ctx, name, id)
+	info, err := h.Manager.WaitExec(r.Context(), name, id, timeout)
 	h.exec(w, r, info, err)
 }
 

@@ -105,19 +105,21 @@ func (m *Manager) Attach(ctx context.Context, name string, spec guestrpc.AttachS
 	return x, info, nil
 }
 
-// WaitExec waits for the end of a command until ctx ends, and tells of it then, ended or not.
-func (m *Manager) WaitExec(ctx context.Context, name, id string) (guestrpc.ExecInfo, error) {
+// WaitExec waits for the end of a command for at most timeout, and tells of it then, ended or not.
+func (m *Manager) WaitExec(ctx context.Context, name, id string, timeout time.Duration) (guestrpc.ExecInfo, error) {
 	x, info, err := m.Attach(ctx, name, guestrpc.AttachSpec{ID: id})
 	if err != nil {
 		return info, err
 	}
-	stop := context.AfterFunc(ctx, func() { _ = x.Close() })
-	defer stop()
 	defer x.Close()
+	patience, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	stop := context.AfterFunc(patience, func() { _ = x.Close() })
+	defer stop()
 	for {
 		ev, err := x.Recv()
 		switch {
-		case ctx.Err() != nil:
+		case patience.Err() != nil:
 			return info, nil
 		case err != nil:
 			return info, err
