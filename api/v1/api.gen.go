@@ -444,7 +444,7 @@ type ExecControl struct {
 	// Cols resize: width of the terminal
 	Cols *int `json:"cols,omitempty"`
 
-	// Rows resize: height of the terminal
+	// Rows resize: height of the terminal; with the size that it has, programs draw anew
 	Rows *int `json:"rows,omitempty"`
 
 	// Signal Linux signal number

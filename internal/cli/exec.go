@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/agentkernel/agentkernel/internal/sandbox"
+	"github.com/agentkernel/agentkernel/internal/terminal"
 	"github.com/agentkernel/agentkernel/pkg/client"
 )
 
@@ -209,6 +210,9 @@ func (e *env) exec(c *client.Client, name string, start client.ExecStart, f *exe
 	} else {
 		streams = recorded(streams, rec, f.record.input, !f.tty)
 		streams.Signals = forwardSignals(ctx, cancel)
+		if screen := terminal.File(e.out); screen != nil && f.tty {
+			streams.Sizes = passSizes(ctx, terminal.WatchSize(ctx, screen), rec)
+		}
 		exit, err = c.Exec(ctx, name, start, streams)
 	}
 	return e.execResult(exit, err, f.timeout)

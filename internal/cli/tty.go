@@ -61,27 +61,9 @@ func (e *env) onTerminal(ctx context.Context, streams client.ExecIO, use termina
 	defer s.Close()
 	streams.Stdout = s.Writer(streams.Stdout)
 	streams = recorded(streams, use.rec, use.input, false)
-	sizes := make(chan client.TerminalSize)
-	streams.Sizes = sizes
-	ended := make(chan struct{})
-	defer close(ended)
-	go func() {
-		for {
-			select {
-			case <-ended:
-				return
-			case size := <-s.Sizes():
-				if use.rec != nil {
-					use.rec.Resized(size.Cols, size.Rows)
-				}
-				select {
-				case sizes <- client.TerminalSize(size):
-				case <-ended:
-					return
-				}
-			}
-		}
-	}()
+	ended, end := context.WithCancel(context.Background())
+	defer end()
+	streams.Sizes = passSizes(ended, s.Sizes(), use.rec)
 	if use.running {
 		s.Announce()
 	}
@@ -91,7 +73,7 @@ func (e *env) onTerminal(ctx context.Context, streams client.ExecIO, use termina
 		err = errors.Join(err, s.Reset())
 	}
 	err = errors.Join(err, s.Close())
-	if cutShort && terminal.Is(e.errOut) {
+	if cutShort && s.Wrote() && terminal.Is(e.errOut) {
 		fmt.Fprintln(e.errOut) // the cursor is wherever the program left it
 	}
 	var sig *terminal.SignalError
@@ -100,6 +82,29 @@ func (e *env) onTerminal(ctx context.Context, streams client.ExecIO, use termina
 		return exit, exitError(128 + int(sig.Signal))
 	}
 	return exit, err
+}
+
+// passSizes passes sizes of this terminal on to a command and to a recording, if there is one, until ctx ends.
+func passSizes(ctx context.Context, from <-chan terminal.Size, rec *asciicast.Writer) <-chan client.TerminalSize {
+	to := make(chan client.TerminalSize)
+	go func() {
+		for {
+			select {
+			case size := <-from:
+				if rec != nil {
+					rec.Resized(size.Cols, size.Rows)
+				}
+				select {
+				case to <- client.TerminalSize(size):
+				case <-ctx.Done():
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return to
 }
 
 // recorded has what passes through streams recorded, when rec is not nil. newlines is as in asciicast.Writer.Stream.

@@ -37,6 +37,7 @@ type Session struct {
 	mu    sync.Mutex // held while something is written to the terminal, and while this process is stopped
 	out   io.Writer  // nil when the output is not a terminal
 	modes Modes
+	wrote bool // the program has written something
 
 	closing sync.Once
 	err     error
@@ -71,7 +72,7 @@ func open(ctx context.Context, in *os.File, out io.Writer, apply func() error) (
 		return nil, nil, fmt.Errorf("ask the terminal for its mode: %w", err)
 	}
 	s := &Session{
-		in: in, apply: apply, saved: saved, sizes: make(chan Size, 2), ask: make(chan struct{}),
+		in: in, apply: apply, saved: saved, sizes: make(chan Size, 1), ask: make(chan struct{}),
 		got: make(chan os.Signal, 16), quit: make(chan struct{}), done: make(chan struct{}),
 	}
 	if Is(out) {
@@ -90,12 +91,11 @@ func open(ctx context.Context, in *os.File, out io.Writer, apply func() error) (
 	return s, ctx, nil
 }
 
-// Sizes tells the terminal's size when it has changed, the latest only. After this process was stopped the size comes twice,
-// another one first, which makes programs draw anew.
+// Sizes tells the terminal's size when it has changed, the latest only, and also the same one after this process was stopped:
+// the program is to draw anew then.
 func (s *Session) Sizes() <-chan Size { return s.sizes }
 
-// Announce tells the terminal's size on Sizes as after a stop: for a program that runs already and has drawn for another
-// terminal.
+// Announce tells the terminal's size on Sizes: for a program that runs already and has drawn for another terminal.
 func (s *Session) Announce() {
 	select {
 	case s.ask <- struct{}{}:
@@ -121,7 +121,15 @@ func (f *followed) Write(p []byte) (int, error) {
 	defer f.s.mu.Unlock()
 	n, err := f.w.Write(p)
 	_, _ = f.s.modes.Write(p[:n])
+	f.s.wrote = f.s.wrote || n > 0
 	return n, err
+}
+
+// Wrote reports whether the program has written something to the terminal, so that the cursor may be anywhere.
+func (s *Session) Wrote() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.wrote
 }
 
 // Reset switches off what the program has left on, as it was cut short. A program that has ended by itself may have meant it.
@@ -175,7 +183,7 @@ func (s *Session) watch() {
 		case <-s.quit:
 			return
 		case <-s.ask:
-			s.resized(true)
+			s.resized()
 		case sig := <-s.got:
 			if sig == syscall.SIGTSTP {
 				sig = s.suspend()
@@ -183,7 +191,7 @@ func (s *Session) watch() {
 			switch sig {
 			case nil, syscall.SIGPIPE, syscall.SIGTSTP:
 			case syscall.SIGWINCH:
-				s.resized(false)
+				s.resized()
 			case syscall.SIGCONT: // it may have been a SIGSTOP, which nobody sees coming
 				s.resume()
 			default:
@@ -231,11 +239,11 @@ func (s *Session) resume() {
 	if s.out != nil {
 		_, _ = s.out.Write(s.modes.On())
 	}
-	s.resized(true)
+	s.resized()
 }
 
-// resized offers the terminal's size to the reader of Sizes; again with another size before it.
-func (s *Session) resized(again bool) {
+// resized offers the terminal's size to the reader of Sizes.
+func (s *Session) resized() {
 	f := s.in
 	if out := File(s.out); out != nil {
 		f = out
@@ -244,14 +252,9 @@ func (s *Session) resized(again bool) {
 	if err != nil || size.Rows == 0 || size.Cols == 0 {
 		return
 	}
-	for range cap(s.sizes) { // what nobody took is out of date
-		select {
-		case <-s.sizes:
-		default:
-		}
-	}
-	if again {
-		s.sizes <- Size{size.Rows + 1, size.Cols}
+	select {
+	case <-s.sizes: // what nobody took is out of date
+	default:
 	}
 	s.sizes <- size // never waits: only this goroutine sends, and the channel was emptied
 }

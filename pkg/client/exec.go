@@ -237,7 +237,10 @@ func (s *execStream) sendStdin(ctx context.Context) {
 			rest = rest[k:]
 		}
 		if err != nil {
-			s.control(ctx, apiv1.ExecControl{Type: apiv1.StdinClose})
+			// A reader that has ended ctx leaves a command in the background alone. A write might still get through then.
+			if ctx.Err() == nil {
+				s.control(ctx, apiv1.ExecControl{Type: apiv1.StdinClose})
+			}
 			return
 		}
 	}

@@ -127,21 +127,24 @@ func TestTerminalIsPutBack(t *testing.T) {
 	})
 }
 
-// A program in the background is drawn for the terminal that attaches to it, and goes on when that leaves.
+// A program in the background is told to draw for the terminal that attaches to it, and goes on when that leaves.
 func TestAttachTerminal(t *testing.T) {
 	h := newHome(t)
 	h.started("a")
-	id := strings.TrimSpace(h.ok("exec", "-d", "-it", "a", "vi", "/root/note"))
-	for _, keys := range []string{"\x10\x11", ":q\r"} {
+	id := strings.TrimSpace(h.ok("exec", "-d", "-it", "a", "sh", "-c", "trap 'stty size' WINCH; trap 'exit 4' INT; echo begun; while :; do sleep 0.1; done"))
+	h.waitFor("the program", func() bool { return strings.Contains(h.ok("logs", "a", "--exec", id), "begun") })
+	for _, end := range []struct {
+		keys string
+		code int
+	}{{"\x10\x11", 0}, {"\x03", 4}} {
 		s := h.on("attach", "a", id)
-		s.last("- /root/note")
+		s.shows("24 80")
 		s.resize(90, 30)
-		s.waitFor("vi on 30 lines", func(lines []string) bool { return len(lines) == 30 && strings.HasPrefix(lines[29], "- /root/note") })
-		s.press(keys)
-		s.exits(0)
-	}
-	if code := strings.TrimSpace(h.ok("wait", "a", id)); code != "0" {
-		t.Errorf("vi ended with %s", code)
+		s.shows("30 90")
+		s.resize(80, 24)
+		s.waitFor("the first size again", func(lines []string) bool { return len(lines) == 3 && lines[2] == "24 80" })
+		s.press(end.keys)
+		s.exits(end.code)
 	}
 }
 
@@ -171,4 +174,17 @@ func TestRecordAndReplay(t *testing.T) {
 	if !slices.ContainsFunc(s.lines(), func(l string) bool { return l == "1 9 200 grün" }) {
 		t.Errorf("the end of the session shows %q", s.lines())
 	}
+}
+
+// With -t alone nothing is typed, but the terminal has this one's size, and Ctrl-C is a signal for the command.
+func TestTerminalWithoutStdin(t *testing.T) {
+	h := newHome(t)
+	h.started("a")
+	s := h.on("exec", "-t", "a", "sh", "-c", "trap 'stty size' WINCH; trap 'echo caught; exit 4' INT; echo begun; while :; do sleep 0.1; done")
+	s.shows("begun")
+	s.resize(100, 40)
+	s.shows("40 100")
+	s.press("\x03")
+	s.exits(4)
+	s.shows("^Ccaught")
 }

@@ -93,7 +93,8 @@ func terminalDefaults(env map[string]string) {
 	}
 }
 
-// resize gives the terminal another size, which the programs in it are told by SIGWINCH.
+// resize gives the terminal another size, which the programs in it are told by SIGWINCH. With the size that it has they are
+// told as well, and draw anew.
 func (c *Command) resize(size *guestv1.TerminalSize) {
 	if !c.pipes.terminal {
 		return
@@ -102,8 +103,18 @@ func (c *Command) resize(size *guestv1.TerminalSize) {
 	if err != nil {
 		return
 	}
-	// When it fails, the command has ended.
-	_ = raw.Control(func(fd uintptr) { _ = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, winsize(size)) })
+	// When one of these fails, the command has ended.
+	_ = raw.Control(func(fd uintptr) {
+		old, err := unix.IoctlGetWinsize(int(fd), unix.TIOCGWINSZ)
+		if err != nil {
+			return
+		}
+		if new := winsize(size); old.Row != new.Row || old.Col != new.Col {
+			_ = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, new)
+		} else if group, err := unix.IoctlGetInt(int(fd), unix.TIOCGPGRP); err == nil && group > 1 {
+			_ = unix.Kill(-group, unix.SIGWINCH)
+		}
+	})
 }
 
 // cutOff ends a command that nobody listens to any more.
