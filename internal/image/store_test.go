@@ -204,6 +204,23 @@ func TestDamagedBlob(t *testing.T) {
 	wantKind(t, "no digest", err, sandbox.Invalid)
 }
 
+// A store that an earlier version has written goes on.
+func TestManifestOfVersion1(t *testing.T) {
+	s := newStore(t)
+	m, err := s.Import(context.Background(), imageFile(t, ext4Head()), "now", sandbox.X8664, "a test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := `{"version": 1, "name": "old", "arch": "x86_64", "digest": "` + m.Digest + `", "fs": "ext4", "size": 1048576, "created": "2025-01-02T03:04:05Z", "source": "before"}`
+	if err := os.WriteFile(s.manifestPath("old", sandbox.X8664), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	img, err := s.Resolve(context.Background(), "old", sandbox.X8664)
+	if err != nil || img.Digest != m.Digest || img.Config != nil {
+		t.Errorf("%+v, %v", img, err)
+	}
+}
+
 func TestManifestsThatCannotBeUsed(t *testing.T) {
 	ctx := context.Background()
 	s := Open(filepath.Join(t.TempDir(), "images"))

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -356,6 +357,35 @@ func TestPassword(t *testing.T) {
 	})
 	r := registries(t)
 	r.Keychain = password{}
+	if got, err := pull(t, r, ref); err != nil || got != body {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
+
+// Passwords come from docker's configuration, which may name a helper that has them.
+func TestCredentialHelper(t *testing.T) {
+	reg := imagetest.NewRegistry(t)
+	ref := reg.Push("x", testImage(t))
+	reg.Fault(func(w http.ResponseWriter, r *http.Request) bool {
+		if user, pass, _ := r.BasicAuth(); user == "helped" && pass == "secret" {
+			return false
+		}
+		w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+		w.WriteHeader(http.StatusUnauthorized)
+		return true
+	})
+	dir := t.TempDir()
+	script := "#!/bin/sh\n[ \"$1\" = get ] && grep -q " + reg.Host + ` && echo '{"ServerURL":"x","Username":"helped","Secret":"secret"}'` + "\n"
+	if err := errors.Join(
+		os.WriteFile(filepath.Join(dir, "config.json"), fmt.Appendf(nil, `{"credHelpers": {%q: "of-the-test"}}`, reg.Host), 0o600),
+		os.WriteFile(filepath.Join(dir, "docker-credential-of-the-test"), []byte(script), 0o755),
+	); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("DOCKER_CONFIG", dir)
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	r := registries(t)
+	r.Keychain = authn.DefaultKeychain
 	if got, err := pull(t, r, ref); err != nil || got != body {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}
