@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/spf13/cobra"
 
+	"github.com/agentkernel/agentkernel/internal/config"
 	"github.com/agentkernel/agentkernel/internal/image"
 	"github.com/agentkernel/agentkernel/internal/image/oci"
 	"github.com/agentkernel/agentkernel/internal/paths"
@@ -52,7 +53,15 @@ func (f *convertFlags) options(e *env, dirs paths.Dirs) (image.PullOptions, erro
 
 // pullOptions are those that no flag changes.
 func (e *env) pullOptions(dirs paths.Dirs) (image.PullOptions, error) {
-	mirrors, err := oci.ParseMirrors(os.Getenv(oci.MirrorsVariable))
+	list, set := os.LookupEnv(oci.MirrorsVariable)
+	if !set {
+		user, err := config.LoadUser(dirs.Config)
+		if err != nil {
+			return image.PullOptions{}, err
+		}
+		list = user.Mirrors
+	}
+	mirrors, err := oci.ParseMirrors(list)
 	if err != nil {
 		return image.PullOptions{}, err
 	}
@@ -80,7 +89,8 @@ func imagePullCommand(e *env) *cobra.Command {
 			"from docker's or podman's configuration and their credential helpers (docker login). docker://NAME and podman://NAME take an\n" +
 			"image out of docker's or podman's own store on this host. When the image is there already, it is replaced if its name stands for\n" +
 			"another one by now.\n\n" +
-			oci.MirrorsVariable + "=docker.io=mirror.example.com:5000,… names mirrors of registries, which are tried first.",
+			"mirrors = \"docker.io=mirror.example.com:5000, …\" under [registry] of the user's configuration, or " + oci.MirrorsVariable + " in its\n" +
+			"place, names mirrors of registries, which are tried first.",
 		Example: "  agentkernel image pull python:3.12-alpine\n  agentkernel image pull ghcr.io/owner/name@sha256:…\n  agentkernel image pull docker://my-image",
 	}
 	f.register(cmd)

@@ -17,6 +17,8 @@ type User struct {
 	Engine string
 	// RequireJailer refuses to start a VMM that is not under Firecracker's jailer.
 	RequireJailer bool
+	// Mirrors of registries, which are tried first: registry=mirror pairs with commas between them.
+	Mirrors string
 }
 
 func userSchema() schema[User] {
@@ -33,6 +35,18 @@ func userSchema() schema[User] {
 		{"security", []key[User]{
 			{"require_jailer", true, func(u *User, value any) string {
 				u.RequireJailer = value.(bool)
+				return ""
+			}},
+		}},
+		{"registry", []key[User]{
+			{"mirrors", "docker.io=mirror.example.com:5000", func(u *User, value any) string {
+				u.Mirrors = value.(string)
+				for pair := range strings.SplitSeq(u.Mirrors, ",") {
+					of, at, _ := strings.Cut(strings.TrimSpace(pair), "=")
+					if of == "" || at == "" {
+						return fmt.Sprintf("mirrors %.80q is not registry=mirror, with commas between several", value)
+					}
+				}
 				return ""
 			}},
 		}},

@@ -23,7 +23,9 @@ func TestLoadUser(t *testing.T) {
 		"[engine]\ndefault = ''":                                               {User{}, ":2:11: default"},
 		"[security]\nrequire_jail = true":                                      {User{}, ":2:1: unknown key"},
 		"require_jailer = true":                                                {User{}, ":1:1: unknown key"},
-		"[sandbox]\nname = 'a'":                                                {User{}, "unknown section [sandbox]; valid sections are [engine], [security]"},
+		"[sandbox]\nname = 'a'":                                                {User{}, "unknown section [sandbox]; valid sections are [engine], [security], [registry]"},
+		"[registry]\nmirrors = 'docker.io=m:5000, ghcr.io=n'":                  {User{Engine: "auto", Mirrors: "docker.io=m:5000, ghcr.io=n"}, ""},
+		"[registry]\nmirrors = 'm:5000'":                                       {User{}, ":2:11: mirrors"},
 		"[security\n":                                                          {User{}, ":1:"},
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {

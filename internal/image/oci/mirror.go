@@ -30,7 +30,7 @@ func ParseMirrors(s string) (Mirrors, error) {
 			continue
 		}
 		bad := func(err error) error {
-			return sandbox.Errorf(sandbox.Invalid, "write it as docker.io=mirror.example.com:5000/path", "%s: %q is not a registry and its mirror: %w", MirrorsVariable, pair, err)
+			return sandbox.Errorf(sandbox.Invalid, "write it as docker.io=mirror.example.com:5000/path", "%q is not a registry and its mirror: %w", pair, err)
 		}
 		of, at, ok := strings.Cut(pair, "=")
 		if !ok || of == "" || at == "" {

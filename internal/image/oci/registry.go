@@ -208,7 +208,7 @@ func (p *repository) explain(err error) error {
 		case http.StatusNotFound:
 			return permanent{sandbox.Errorf(sandbox.NotFound, "check the name and tag", "%s has no such image or layer in %s: %w", host, repo, err)}
 		case http.StatusTooManyRequests:
-			hint := "try again later, log in with docker login " + host + " for a higher limit, or use a mirror (" + MirrorsVariable + ")"
+			hint := "try again later, log in with docker login " + host + " for a higher limit, or use a mirror (agentkernel image pull --help)"
 			return permanent{sandbox.Errorf(sandbox.Unavailable, hint, "%s allows no more downloads now: %w", host, err)}
 		}
 		err := sandbox.Errorf(sandbox.Unavailable, "try again later", "%s cannot serve %s: %w", host, repo, err)
