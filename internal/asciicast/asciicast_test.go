@@ -163,7 +163,7 @@ func TestSyntaxErrors(t *testing.T) {
 		{`{"version": 2, "width": "80", "height": 24}`, "1:28: the first line"},
 		{`{"version": 2, "width": 80, "height": 24} x`, "1:43: invalid character 'x' after"},
 		{`{"version": 3, "width": 80, "height": 24}`, "1:1: version 3"},
-		{`{"version": 2, "width": 80, "height": 0}`, "1:1: width 80 and height 0"},
+		{`{"version": 2, "width": 80, "height": -1}`, "1:1: width 80 and height -1"},
 		{`{"version": 2, "width": 80, "height": 24, "idle_time_limit": -1}`, "1:1: idle_time_limit"},
 		{header + `{}`, "2:1: an event is an array"},
 		{header + "\n" + `[]`, "3:2: the event has no time"},

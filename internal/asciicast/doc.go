@@ -21,8 +21,8 @@ const (
 // Header says what was recorded.
 type Header struct {
 	Version   int               `json:"version"` // 2
-	Width     int               `json:"width"`   // in columns
-	Height    int               `json:"height"`  // in rows
+	Width     int               `json:"width"`   // in columns; 0 when it was not known
+	Height    int               `json:"height"`  // in rows; 0 when it was not known
 	Timestamp int64             `json:"timestamp,omitempty"`
 	Command   string            `json:"command,omitempty"`
 	Title     string            `json:"title,omitempty"`

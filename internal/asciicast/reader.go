@@ -59,7 +59,7 @@ func NewReader(in io.Reader) (*Reader, error) {
 	switch h := r.Header; {
 	case h.Version != 2:
 		return nil, &SyntaxError{r.line, 1, fmt.Sprintf("version %d of asciicast is not supported, only 2", h.Version)}
-	case h.Width < 1 || h.Width > maxSide || h.Height < 1 || h.Height > maxSide:
+	case h.Width < 0 || h.Width > maxSide || h.Height < 0 || h.Height > maxSide:
 		return nil, &SyntaxError{r.line, 1, fmt.Sprintf("width %d and height %d are no size of a terminal", h.Width, h.Height)}
 	case h.IdleLimit < 0:
 		return nil, &SyntaxError{r.line, 1, "idle_time_limit is negative"}

@@ -126,8 +126,10 @@ func execCommand(e *env) *cobra.Command {
 		Long: "Run a command in a running sandbox. Its exit code becomes this one's; 128+n when a signal ended it, 127 when there is\n" +
 			"no such command, 126 when it cannot be run, 125 for an error of agentkernel. SIGINT and SIGTERM are passed on to the\n" +
 			"command; the second one kills it. With --json, each event is a line of JSON.\n\n" +
+			"With -it the command has this terminal: keys, Ctrl-C and Ctrl-Z among them, go to it, and so do changes of the size.\n" +
+			"Told to end meanwhile (SIGTERM, SIGHUP), agentkernel hangs up on the command. --record writes what is shown to a file.\n\n" +
 			"With -d the command runs in the background, and its id is printed: see ps, logs --exec, attach, wait and kill.",
-		Example: "  agentkernel exec my-project echo \"hello from microVM\"\n  agentkernel exec -d my-project python3 -m http.server",
+		Example: "  agentkernel exec my-project echo \"hello from microVM\"\n  agentkernel exec -it my-project vi notes.txt\n  agentkernel exec -d my-project python3 -m http.server",
 		Args:    cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			argv := args[1:]
