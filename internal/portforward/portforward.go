@@ -49,18 +49,18 @@ func Serve(ctx context.Context, l net.Listener, dial Dial, report func(error)) e
 	var pause backoff
 	for {
 		conn, err := l.Accept()
-		switch {
-		case err == nil:
-		case ctx.Err() != nil:
-			return nil
-		case pause.wait(ctx, err):
-			report(fmt.Errorf("accept a connection on %s: %w", l.Addr(), err))
+		if err != nil {
+			again := pause.wait(ctx, err)
+			if ctx.Err() != nil {
+				return nil
+			}
+			err = fmt.Errorf("accept a connection on %s: %w", l.Addr(), err)
+			if !again {
+				_ = l.Close()
+				return err
+			}
+			report(err)
 			continue
-		case ctx.Err() != nil:
-			return nil
-		default:
-			_ = l.Close()
-			return fmt.Errorf("accept a connection on %s: %w", l.Addr(), err)
 		}
 		pause = 0
 		open.Go(func() {

@@ -31,7 +31,7 @@ func sockets(t *testing.T) (a, b *websocket.Conn) {
 		}
 		accepted <- c
 	}))
-	a, _, err := websocket.Dial(context.Background(), server.URL, nil)
+	a, _, err := websocket.Dial(context.Background(), server.URL, nil) //nolint:bodyclose // there is none after an upgrade
 	if err != nil {
 		t.Fatal(err)
 	}
