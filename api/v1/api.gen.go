@@ -747,8 +747,11 @@ type Sandbox struct {
 	Engine *string `json:"engine,omitempty"`
 
 	// EngineAsked What was asked for at create, when that was not left open
-	EngineAsked *string    `json:"engine_asked,omitempty"`
-	FinishedAt  *time.Time `json:"finished_at,omitempty"`
+	EngineAsked *string `json:"engine_asked,omitempty"`
+
+	// EngineWhy Why that engine was chosen, a clause
+	EngineWhy  *string    `json:"engine_why,omitempty"`
+	FinishedAt *time.Time `json:"finished_at,omitempty"`
 
 	// GuestInstructions Guest instructions up to readiness, when counted
 	GuestInstructions *int64 `json:"guest_instructions,omitempty"`

@@ -42,13 +42,17 @@ func listCommand(e *env) *cobra.Command {
 				return nil
 			}
 			w := tabwriter.NewWriter(e.out, 0, 0, 3, ' ', 0)
-			fmt.Fprintln(w, "NAME\tSTATE\tIMAGE\tAGENT\tVCPUS\tMEMORY\tCREATED\tPORTS")
+			fmt.Fprintln(w, "NAME\tSTATE\tIMAGE\tAGENT\tVCPUS\tMEMORY\tENGINE\tCREATED\tPORTS")
 			for _, sb := range list.Sandboxes {
 				agent := "-"
 				if sb.Agent != nil {
 					agent = *sb.Agent
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d MiB\t%s ago\t%s\n", sb.Name, sb.State, sb.Image, agent, sb.Vcpus, sb.MemoryMib,
+				engine := "-"
+				if sb.Engine != nil {
+					engine = *sb.Engine
+				}
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d MiB\t%s\t%s ago\t%s\n", sb.Name, sb.State, sb.Image, agent, sb.Vcpus, sb.MemoryMib, engine,
 					strings.ToLower(units.HumanDuration(time.Since(sb.CreatedAt))), portList(sb))
 			}
 			return w.Flush()
@@ -123,6 +127,8 @@ func (e *env) show(sb client.Sandbox) {
 	if sb.Engine != nil {
 		row("engine", *sb.Engine+" ("+*sb.Accelerator+")")
 	}
+	text("chosen because", sb.EngineWhy)
+	text("engine asked for", sb.EngineAsked)
 	for _, p := range published(sb) {
 		row("port", listens(p)+" -> "+target(p))
 	}

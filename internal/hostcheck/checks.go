@@ -15,6 +15,17 @@ type Check struct {
 	Needed bool `json:"needed"`
 }
 
+// Severity is "ok", "warn", or "fail" for what nothing runs without.
+func (c Check) Severity() string {
+	switch {
+	case c.OK:
+		return "ok"
+	case c.Needed:
+		return "fail"
+	}
+	return "warn"
+}
+
 // CPU is about hardware virtualization, which hosts of arm64 do not announce.
 func (f Facts) CPU(arch string) Check {
 	c := Check{Name: "CPU", OK: true}
@@ -44,8 +55,19 @@ func (f Facts) KVM() Check {
 	case f.KVMOpens:
 		c.OK, c.Detail = true, fmt.Sprintf("mode %04o, opens", f.KVMDevice.Perm())
 	default:
-		c.Detail = fmt.Sprintf("mode %04o, and this user may not open it", f.KVMDevice.Perm())
-		c.Fix = "sudo usermod -aG kvm $USER, and log in again; or for now: sudo setfacl -m u:$USER:rw /dev/kvm"
+		c.Detail = fmt.Sprintf("mode %04o, group %s, and this user may not open it", f.KVMDevice.Perm(), f.KVMGroup)
+		const now = "; or for now: sudo setfacl -m u:$USER:rw /dev/kvm"
+		switch {
+		case f.KVMDevice.Perm()&0o060 != 0o060 || f.KVMGroup == "root":
+			// To be in its group would not help. The rule is that of systemd and most distributions.
+			c.Fix = `echo 'KERNEL=="kvm", GROUP="kvm", MODE="0660"' | sudo tee /etc/udev/rules.d/65-kvm.rules && sudo udevadm control --reload && ` +
+				"sudo udevadm trigger /dev/kvm && sudo usermod -aG kvm $USER, and log in again" + now
+		case f.KVMMember:
+			c.Detail += " yet: it is in the group, but this session began before"
+			c.Fix = "log out and in again, or newgrp " + f.KVMGroup + now
+		default:
+			c.Fix = "sudo usermod -aG " + f.KVMGroup + " $USER, and log in again" + now
+		}
 	}
 	return c
 }

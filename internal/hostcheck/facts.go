@@ -23,6 +23,8 @@ type Facts struct {
 
 	KVMDevice fs.FileMode // of /dev/kvm; 0 when there is none
 	KVMOpens  bool        // for this process
+	KVMGroup  string      // its group, by name; by number when that has none
+	KVMMember bool        // whether the host's list of groups has this user in it
 
 	CgroupV1, CgroupV2 bool
 	Delegated          []string // controllers of cgroup2 that this process's own group may hand on
@@ -51,6 +53,7 @@ func Gather(root string) Facts {
 	kvm := filepath.Join(root, "dev/kvm")
 	if info, err := os.Stat(kvm); err == nil {
 		f.KVMDevice = info.Mode()
+		f.KVMGroup, f.KVMMember = group(read("etc/group"), groupOf(info), read("etc/passwd"), os.Geteuid())
 		if dev, err := os.OpenFile(kvm, os.O_RDWR, 0); err == nil {
 			f.KVMOpens = true
 			_ = dev.Close()
@@ -82,6 +85,23 @@ func exists(path string) bool {
 func writable(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.IsDir() && ownedByUs(info)
+}
+
+// group returns the name of a group by group(5), and whether it lists the user whom passwd(5) gives this number.
+func group(groups string, gid int, passwd string, uid int) (name string, member bool) {
+	user := ""
+	for line := range strings.Lines(passwd) {
+		if v := strings.Split(strings.TrimSpace(line), ":"); len(v) > 2 && v[2] == strconv.Itoa(uid) {
+			user = v[0]
+			break
+		}
+	}
+	for line := range strings.Lines(groups) {
+		if v := strings.Split(strings.TrimSpace(line), ":"); len(v) == 4 && v[2] == strconv.Itoa(gid) {
+			return v[0], user != "" && slices.Contains(strings.Split(v[3], ","), user)
+		}
+	}
+	return strconv.Itoa(gid), false
 }
 
 // selected returns the word in brackets of a line such as "always [madvise] never".

@@ -56,7 +56,7 @@ func TestGather(t *testing.T) {
 }
 
 func TestChecks(t *testing.T) {
-	good := Facts{VMX: true, KVMDevice: 0o660, KVMOpens: true, CgroupV2: true, Delegated: []string{"memory"}, TransparentHP: "madvise", UserNamespaces: 9, UnprivilegedUserNS: true}
+	good := Facts{VMX: true, KVMDevice: 0o660, KVMOpens: true, KVMGroup: "virt", CgroupV2: true, Delegated: []string{"memory"}, TransparentHP: "madvise", UserNamespaces: 9, UnprivilegedUserNS: true}
 	for _, c := range good.Host("amd64") {
 		if !c.OK || c.Fix != "" {
 			t.Errorf("on a good host: %+v", c)
@@ -67,16 +67,18 @@ func TestChecks(t *testing.T) {
 		check  string
 		fix    string
 	}{
-		"no virtualization": {func(f *Facts) { f.VMX = false }, "CPU", "firmware"},
-		"not nested":        {func(f *Facts) { f.VMX, f.Hypervisor = false, true }, "CPU", "nested"},
-		"no kvm":            {func(f *Facts) { f.KVMDevice, f.KVMOpens = 0, false }, "/dev/kvm", "modprobe"},
-		"no permission":     {func(f *Facts) { f.KVMOpens = false }, "/dev/kvm", "usermod -aG kvm"},
-		"not delegated":     {func(f *Facts) { f.Delegated = nil }, "cgroups", "Delegate=yes"},
-		"version 1":         {func(f *Facts) { f.CgroupV2, f.CgroupV1 = false, true }, "cgroups", "unified"},
-		"no namespaces":     {func(f *Facts) { f.UnprivilegedUserNS = false }, "user namespaces", "sysctl"},
-		"ksm":               {func(f *Facts) { f.KSM = true }, "KSM", "ksm/run"},
-		"swap":              {func(f *Facts) { f.SwapKiB = 1 << 20 }, "swap", "swapoff"},
-		"huge pages":        {func(f *Facts) { f.TransparentHP = "always" }, "huge pages", "madvise"},
+		"no virtualization":   {func(f *Facts) { f.VMX = false }, "CPU", "firmware"},
+		"not nested":          {func(f *Facts) { f.VMX, f.Hypervisor = false, true }, "CPU", "nested"},
+		"no kvm":              {func(f *Facts) { f.KVMDevice, f.KVMOpens = 0, false }, "/dev/kvm", "modprobe"},
+		"no permission":       {func(f *Facts) { f.KVMOpens = false }, "/dev/kvm", "usermod -aG virt"},
+		"not logged in again": {func(f *Facts) { f.KVMOpens, f.KVMMember = false, true }, "/dev/kvm", "newgrp virt"},
+		"root's alone":        {func(f *Facts) { f.KVMOpens, f.KVMDevice = false, 0o600 }, "/dev/kvm", "udev"},
+		"not delegated":       {func(f *Facts) { f.Delegated = nil }, "cgroups", "Delegate=yes"},
+		"version 1":           {func(f *Facts) { f.CgroupV2, f.CgroupV1 = false, true }, "cgroups", "unified"},
+		"no namespaces":       {func(f *Facts) { f.UnprivilegedUserNS = false }, "user namespaces", "sysctl"},
+		"ksm":                 {func(f *Facts) { f.KSM = true }, "KSM", "ksm/run"},
+		"swap":                {func(f *Facts) { f.SwapKiB = 1 << 20 }, "swap", "swapoff"},
+		"huge pages":          {func(f *Facts) { f.TransparentHP = "always" }, "huge pages", "madvise"},
 	} {
 		f := good
 		tc.change(&f)
@@ -85,6 +87,15 @@ func TestChecks(t *testing.T) {
 				t.Errorf("%s: %+v", name, c)
 			}
 		}
+	}
+	const groups, passwd = "root:x:0:\nvirt:x:99:them,me\n", "them:x:7:7::/:/bin/sh\nme:x:8:8::/:/bin/sh\n"
+	for uid, want := range map[int]bool{7: true, 8: true, 9: false} {
+		if name, member := group(groups, 99, passwd, uid); name != "virt" || member != want {
+			t.Errorf("user %d: %s, %v", uid, name, member)
+		}
+	}
+	if name, member := group(groups, 98, passwd, 8); name != "98" || member {
+		t.Errorf("a group without a name: %s, %v", name, member)
 	}
 	if c := (Facts{}).CPU("arm64"); !c.OK {
 		t.Errorf("%+v", c)

@@ -38,7 +38,7 @@ func view(rec sandbox.Record) apiv1.Sandbox {
 	v.Ports = viewPorts(rec)
 	if m := rec.Machine; m != nil {
 		v.Engine, v.Accelerator, v.Pid = &m.Engine, &m.Accelerator, &m.PID
-		v.Confinement = optional(m.Confinement)
+		v.EngineWhy, v.Confinement = optional(m.EngineWhy), optional(m.Confinement)
 	}
 	if rec.Instructions > 0 {
 		n := int64(rec.Instructions)

@@ -46,6 +46,7 @@ type Capabilities struct {
 type MachineSpec struct {
 	ID         string // of the sandbox; names the VMM process
 	Engine     string // one of Engines; empty: the user's default
+	EngineWhy  string // why the engine that is handed this was chosen; goes into the record
 	Arch       Arch
 	VCPUs      int
 	MemoryMiB  int
@@ -91,6 +92,7 @@ const (
 // A process is the same one only when PID, StartTime and BootID all agree.
 type MachineRecord struct {
 	Engine      string `json:"engine"`
+	EngineWhy   string `json:"engine_why,omitempty"` // a clause: why this engine was chosen
 	Accelerator string `json:"accelerator"`
 	PID         int    `json:"pid"`
 	StartTime   uint64 `json:"start_time"` // clock ticks since boot, /proc/pid/stat field 22; proc(5)

@@ -114,7 +114,11 @@ func onHost(ctx context.Context, t *testing.T, programs map[string]string) {
 	}
 	for _, suite := range suites {
 		t.Run(suite.name, func(t *testing.T) {
-			cmd := exec.CommandContext(ctx, programs[suite.name], "-test.v", "-test.timeout", suiteTimeout.String(), "-test.run", selected(suite.run))
+			args := []string{"-test.v", "-test.timeout", suiteTimeout.String(), "-test.run", selected(suite.run)}
+			if suite.name == "vm" { // the scripts name no engine, and run on what is chosen
+				args = append(args, "-engine", "firecracker")
+			}
+			cmd := exec.CommandContext(ctx, programs[suite.name], args...)
 			cmd.Dir, cmd.Env = filepath.Join("..", suite.name), env
 			cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 			if err := cmd.Run(); err != nil {

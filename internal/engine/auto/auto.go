@@ -82,12 +82,15 @@ func (e *Engine) Choose(ctx context.Context, name string, arch sandbox.Arch) []C
 			v.Why = chosen + " is preferred"
 		default:
 			chosen = c.Name()
-			v.Chosen, v.Why = true, "it is the first that can be used"
+			v.Chosen = true
 			switch {
 			case forced:
 				v.Why = by + " for it"
 			case len(choices) == 0:
 				v.Why = "it is preferred, and can be used"
+			default:
+				reasons, _ := refusals(choices)
+				v.Why = "it is the first that can be used (" + reasons + ")"
 			}
 		}
 		choices = append(choices, v)
@@ -120,6 +123,7 @@ func (e *Engine) Launch(ctx context.Context, spec sandbox.MachineSpec) (sandbox.
 	for _, c := range choices {
 		if c.Chosen {
 			e.Log.Debug("engine chosen", "sandbox", spec.ID, "engine", c.Engine.Name(), "why", c.Why)
+			spec.EngineWhy = c.Why
 			return c.Engine.Launch(ctx, spec)
 		}
 	}

@@ -20,7 +20,7 @@ type fake struct {
 
 type fakeMachine struct {
 	sandbox.Machine
-	by string
+	by, why string
 }
 
 func (f *fake) Name() string { return f.name }
@@ -33,9 +33,9 @@ func (f *fake) CapabilitiesFor(_ context.Context, arch sandbox.Arch) sandbox.Cap
 	}
 	return sandbox.Capabilities{Reason: f.name + " is missing", Hint: "install " + f.name}
 }
-func (f *fake) Launch(context.Context, sandbox.MachineSpec) (sandbox.Machine, error) {
+func (f *fake) Launch(_ context.Context, spec sandbox.MachineSpec) (sandbox.Machine, error) {
 	f.calls = append(f.calls, "launch")
-	return fakeMachine{by: f.name}, f.err
+	return fakeMachine{by: f.name, why: spec.EngineWhy}, f.err
 }
 func (f *fake) Adopt(context.Context, sandbox.MachineSpec, sandbox.MachineRecord) (sandbox.Machine, error) {
 	return fakeMachine{by: f.name}, nil
@@ -77,6 +77,9 @@ func TestLaunch(t *testing.T) {
 			}
 			if err != nil || m.(fakeMachine).by != tc.want {
 				t.Errorf("%+v, %v; want %s", m, err, tc.want)
+			}
+			if why := m.(fakeMachine).why; tc.first == "" && !strings.Contains(why, "fast: fast is missing") {
+				t.Errorf("it does not say why not the first one: %q", why)
 			}
 			chosen := 0
 			for _, c := range e.Choose(t.Context(), "", tc.arch) {
@@ -128,11 +131,11 @@ func TestAskedFor(t *testing.T) {
 	for name, tc := range map[string]struct {
 		asked, byDefault string
 		jailer           bool
-		want, says       string
+		want, says       string // says: in the error, or why it is chosen
 	}{
-		"by the sandbox":            {asked: "slow", want: "slow"},
-		"by the user":               {byDefault: "slow", want: "slow"},
-		"auto over the default":     {asked: "auto", byDefault: "slow", want: "fast"},
+		"by the sandbox":            {asked: "slow", want: "slow", says: "the sandbox asks for it"},
+		"by the user":               {byDefault: "slow", want: "slow", says: "the user's configuration asks for it"},
+		"auto over the default":     {asked: "auto", byDefault: "slow", want: "fast", says: "it is preferred"},
 		"what there is not":         {asked: "firecracker", says: "no engine"},
 		"the sandbox first":         {asked: "fast", byDefault: "slow", want: "fast"},
 		"none that has a jailer":    {jailer: true, says: "require_jailer is set"},
@@ -142,7 +145,7 @@ func TestAskedFor(t *testing.T) {
 		e.Default, e.RequireJailer = tc.byDefault, tc.jailer
 		m, err := e.Launch(t.Context(), sandbox.MachineSpec{Engine: tc.asked, Arch: sandbox.X8664})
 		if tc.want != "" {
-			if err != nil || m.(fakeMachine).by != tc.want {
+			if err != nil || m.(fakeMachine).by != tc.want || !strings.Contains(m.(fakeMachine).why, tc.says) {
 				t.Errorf("%s: %v, %v", name, m, err)
 			}
 		} else if err == nil || !strings.Contains(err.Error(), tc.says) {

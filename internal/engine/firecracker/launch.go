@@ -101,7 +101,9 @@ func (e *Engine) launch(ctx context.Context, bin binary, confined confinement, s
 	}
 	forked := time.Now()
 	id := proc.Identity()
-	rec := sandbox.MachineRecord{Engine: engineName, Accelerator: accelKVM, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID}
+	rec := sandbox.MachineRecord{
+		Engine: engineName, EngineWhy: spec.EngineWhy, Accelerator: accelKVM, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID,
+	}
 	m, err := e.attach(proc, rec, spec, logs, streams, false)
 	if err != nil {
 		return nil, errors.Join(err, vmm.KillAndWait(ctx, name, proc))

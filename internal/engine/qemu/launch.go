@@ -47,7 +47,7 @@ func (e *Engine) launch(ctx context.Context, cmd *command) (m *machine, err erro
 	forked := time.Now()
 	id := proc.Identity()
 	rec := sandbox.MachineRecord{
-		Engine: engineName, Accelerator: cmd.accel, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID, LinkToken: cmd.token,
+		Engine: engineName, EngineWhy: spec.EngineWhy, Accelerator: cmd.accel, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID, LinkToken: cmd.token,
 	}
 	m, err = e.attach(proc, rec, spec, logs, streams)
 	if err != nil {

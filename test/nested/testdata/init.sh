@@ -19,7 +19,9 @@ chmod 1777 /tmp
 agentkernel doctor
 for suite in vm script; do
   cd /suite/test/$suite
-  ./$suite.test -test.v -test.timeout "$(cat /timeout)" -test.run "$(cat run)"
+  # The scripts name no engine, and run on what is chosen.
+  [ $suite = vm ] && engine="-engine firecracker" || engine=
+  ./$suite.test -test.v -test.timeout "$(cat /timeout)" -test.run "$(cat run)" $engine
   echo "nested: suite $suite ended with $?"
 done
 # An ordinary user has data of its own.
@@ -30,7 +32,7 @@ for suite in vm; do
   cd /suite/test/$suite
   su user -c "AGENTKERNEL_TEST_CONFINEMENT=namespaces AGENTKERNEL_HOME=/home/user PATH=$PATH agentkernel doctor"
   su user -c "AGENTKERNEL_TEST_CONFINEMENT=namespaces AGENTKERNEL_HOME=/home/user PATH=$PATH \
-    ./$suite.test -test.v -test.timeout $(cat /timeout) -test.run '$(cat user)'"
+    ./$suite.test -test.v -test.timeout $(cat /timeout) -test.run '$(cat user)' -engine firecracker"
   echo "nested: suite user_$suite ended with $?"
 done
 cd /root
