@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -43,14 +44,20 @@ func TestScripts(t *testing.T) {
 			env.Setenv(paths.HomeVariable, home)
 			env.Setenv("PATH", bin+string(filepath.ListSeparator)+env.Getenv("PATH"))
 			env.Defer(func() {
-				for _, args := range [][]string{{"list", "-q"}, {"daemon", "stop"}} {
+				run := func(args ...string) string {
 					cmd := exec.Command(filepath.Join(bin, "agentkernel"), args...)
 					cmd.Env = append(os.Environ(), paths.HomeVariable+"="+home)
 					out, err := cmd.CombinedOutput()
-					if err != nil || (args[0] == "list" && len(out) > 0) {
-						t.Errorf("left over after a script: agentkernel %v: %v %s", args, err, out)
+					if err != nil {
+						t.Errorf("after a script: agentkernel %v: %v %s", args, err, out)
 					}
+					return string(out)
 				}
+				if left := strings.Fields(run("list", "-q")); len(left) > 0 { // as when the script fails in the middle
+					t.Errorf("sandboxes left over after a script: %v", left)
+					run(append([]string{"rm", "--force"}, left...)...)
+				}
+				run("daemon", "stop")
 			})
 			return nil
 		},
