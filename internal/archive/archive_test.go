@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -374,6 +375,57 @@ func TestOnly(t *testing.T) {
 		var wrong *NameError
 		if entries, _ := os.ReadDir(target); !errors.As(err, &wrong) || len(entries) != 2 {
 			t.Errorf("%s: %v, %v", name, err, entries)
+		}
+	}
+}
+
+// members yields an archive of one file and n times the same member.
+type members struct {
+	first, each []byte
+	n, at       int
+	part        []byte
+}
+
+func (m *members) Read(p []byte) (int, error) {
+	for len(m.part) == 0 {
+		switch {
+		case m.at == 0:
+			m.part = m.first
+		case m.at > m.n:
+			return 0, io.EOF
+		default:
+			m.part = m.each
+		}
+		m.at++
+	}
+	n := copy(p, m.part)
+	m.part = m.part[n:]
+	return n, nil
+}
+
+// TestMemory unpacks more members, and longer headers, than may stay in memory.
+func TestMemory(t *testing.T) {
+	end := 2 * blockSize
+	body := func(b []byte) []byte { return b[:len(b)-end] }
+	long := link(tar.TypeLink, "f", "f")
+	long.h.PAXRecords = map[string]string{"SCHILY.xattr.user.x": strings.Repeat("x", 900_000)}
+	for name, tc := range map[string]*members{
+		"many":  {first: body(pack(t, file("f", "x"))), each: body(pack(t, link(tar.TypeLink, "f", "f"))), n: 50_000},
+		"long":  {first: body(pack(t, file("f", "x"))), each: body(pack(t, long)), n: 50},
+		"dirs":  {first: body(pack(t, file("f", "x"))), each: body(pack(t, dir("d"), dir("e"))), n: 5_000},
+		"types": {first: body(pack(t, file("f", "x"))), each: body(pack(t, entry{tar.Header{Name: "dev", Typeflag: tar.TypeChar}, ""})), n: 50_000},
+	} {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		w, err := Unpack(tc, t.TempDir(), UnpackOptions{KeepXattr: all})
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		if err != nil || len(w.Text) > maxWarnings {
+			t.Errorf("%s: %d warnings, %v", name, len(w.Text), err)
+		}
+		if grown := int64(after.Sys) - int64(before.Sys); grown > 64<<20 {
+			t.Errorf("%s: it took %d MiB", name, grown>>20)
 		}
 	}
 }
