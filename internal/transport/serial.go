@@ -46,7 +46,7 @@ func DialSerial(ctx context.Context, conn net.Conn, token [preamble.TokenSize]by
 		_ = conn.Close()
 		return nil, fmt.Errorf("begin a session with the guest: %w", err)
 	}
-	mux, err := yamux.Client(&muxConn{Conn: conn, guard: guard{r: conn, rest: rest}, joiner: yamuxconn.NewJoiner(conn)}, yamuxconn.Config())
+	mux, err := yamux.Client(&muxConn{Conn: conn, guard: guard{r: conn, rest: rest}, joiner: yamuxconn.NewJoiner(conn)}, yamuxconn.Config(yamuxconn.Window))
 	if err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("begin a session with the guest: %w", err)

@@ -33,7 +33,7 @@ func Serve(port Port, token preamble.Token, mux *Mux) error {
 		if _, err := port.Write(preamble.Bytes(token, nonce)); err != nil {
 			return fmt.Errorf("answer the host on the serial link: %w", err)
 		}
-		session, err := yamux.Server(&sessionConn{link: l, joiner: yamuxconn.NewJoiner(port)}, yamuxconn.Config())
+		session, err := yamux.Server(&sessionConn{link: l, joiner: yamuxconn.NewJoiner(port)}, yamuxconn.Config(yamuxconn.GuestWindow))
 		if err != nil {
 			return fmt.Errorf("begin a session on the serial link: %w", err)
 		}

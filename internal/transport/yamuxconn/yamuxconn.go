@@ -18,8 +18,11 @@ const (
 	TypePing   = 2
 	TypeGoAway = 3
 	FlagSYN    = 1
-	// Window is how many bytes a stream may have under way unread: yamux's smallest.
+	// Window is how many bytes a stream from the guest may have under way unread: yamux's smallest.
 	Window = 256 << 10
+	// GuestWindow is the same for a stream from the host. The more there is to read at once, the less often the guest waits
+	// for more, which costs it more than the reading.
+	GuestWindow = 1 << 20
 	// Backlog is how many streams may wait for the other end to take them. yamux wants it the same at both ends.
 	Backlog = 256
 )
@@ -31,14 +34,15 @@ const closeTimeout = 30 * time.Second
 // break a stream: whoever waits for one has a context or closes it.
 const never = 10 * 365 * 24 * time.Hour
 
-// Config returns the settings of yamux. There is no timer in them that runs while a session is idle.
-func Config() *yamux.Config {
+// Config returns the settings of yamux for an end that lets a stream have window bytes under way unread. There is no timer
+// in them that runs while a session is idle.
+func Config(window uint32) *yamux.Config {
 	return &yamux.Config{
 		AcceptBacklog:          Backlog,
 		EnableKeepAlive:        false,
 		KeepAliveInterval:      never, // has to be set
 		ConnectionWriteTimeout: never,
-		MaxStreamWindowSize:    Window,
+		MaxStreamWindowSize:    window,
 		StreamOpenTimeout:      0,
 		StreamCloseTimeout:     closeTimeout,
 		LogOutput:              io.Discard,
