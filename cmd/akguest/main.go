@@ -75,6 +75,9 @@ func run(began time.Duration) error {
 	if err != nil {
 		return err
 	}
+	if err := calmMonitor(); err != nil {
+		return err
+	}
 	r := reaper.New()
 	go r.Run()
 	control, streams, failed, err := listen(params)
