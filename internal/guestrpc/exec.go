@@ -66,9 +66,13 @@ func (s *TerminalSize) message() *guestv1.TerminalSize {
 
 // Exec is a command in the guest. Recv may be called by one goroutine and the stdin methods by another; Close by any.
 type Exec struct {
+	client *Client
 	guard  *guard
+	rpc    *ttrpc.Client
+	gone   chan struct{} // closed when the connection has ended
 	stream guestv1.Agent_ExecClient
 	cancel context.CancelFunc
+	begun  atomic.Bool // the first request may have been sent: the guest may speak
 
 	frames atomic.Int64 // that came and were not taken by Recv
 
@@ -105,16 +109,16 @@ func (c *Client) Attach(ctx context.Context, spec AttachSpec) (*Exec, error) {
 
 // open begins an Exec with its first request.
 func (c *Client) open(ctx context.Context, dec decoder, first *guestv1.ExecRequest) (*Exec, error) {
-	conn, err := c.dial(ctx)
+	x, err := c.connection(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("connect to the guest agent: %w", err)
+		return nil, err
 	}
-	x := &Exec{closed: !dec.hasStdin, dec: dec}
-	x.guard = &guard{Conn: conn, check: x.expect()}
+	x.closed, x.dec = !dec.hasStdin, dec
+	x.begun.Store(true)
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	x.cancel = cancel
 	stop := context.AfterFunc(ctx, func() { x.Close() })
-	x.stream, err = guestv1.NewAgentClient(ttrpc.NewClient(x.guard)).Exec(life)
+	x.stream, err = guestv1.NewAgentClient(x.rpc).Exec(life)
 	if err == nil {
 		err = x.stream.Send(first)
 	}
@@ -133,6 +137,8 @@ func (x *Exec) expect() func(uint32, byte, byte) error {
 	ended := false
 	return func(stream uint32, kind, flags byte) error {
 		switch {
+		case !x.begun.Load():
+			return errors.New("the guest spoke on a connection that nothing was asked on")
 		case stream != 1 || kind != typeData && kind != typeResponse:
 			return fmt.Errorf("the guest sent a message of type %d on stream %d of a command's connection", kind, stream)
 		case ended:
@@ -237,5 +243,7 @@ func (x *Exec) Resize(size TerminalSize) error {
 // Close ends the connection, and with it the command when it still runs and is not detached. It does not block.
 func (x *Exec) Close() error {
 	x.cancel()
-	return x.guard.Close()
+	err := x.guard.Close()
+	x.client.refill()
+	return err
 }
