@@ -74,6 +74,22 @@ func Connect(ctx context.Context, dirs paths.Dirs, warn func(string)) (*client.C
 	return c, nil
 }
 
+// ConnectLate returns a client that does what Connect does when a command is run and it turns out to be needed.
+func ConnectLate(dirs paths.Dirs, warn func(string)) *client.Client {
+	c := client.New(dirs.Socket())
+	c.Expect = Version
+	c.Renew = func(ctx context.Context) error {
+		other, err := Connect(ctx, dirs, warn)
+		if err != nil {
+			return err
+		}
+		other.Close()
+		c.Close() // what it has kept leads to the old one
+		return nil
+	}
+	return c
+}
+
 // StopDaemon ends the daemon that runs and returns its pid when it is gone. Sandboxes go on running.
 func StopDaemon(ctx context.Context, dirs paths.Dirs) (pid int, err error) {
 	c, v, err := Running(ctx, dirs)

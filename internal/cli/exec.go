@@ -140,7 +140,7 @@ func execCommand(e *env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			c, err := e.connect(cmd.Context())
+			c, err := e.connectLate()
 			if err != nil {
 				return err
 			}

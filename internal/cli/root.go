@@ -100,6 +100,15 @@ func (e *env) connect(ctx context.Context) (*client.Client, error) {
 	return app.Connect(ctx, dirs, func(line string) { fmt.Fprintln(e.errOut, "agentkernel: warning:", line) })
 }
 
+// connectLate returns a client for running a command, which makes sure of the daemon only when that fails.
+func (e *env) connectLate() (*client.Client, error) {
+	dirs, err := paths.Find(os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	return app.ConnectLate(dirs, func(line string) { fmt.Fprintln(e.errOut, "agentkernel: warning:", line) }), nil
+}
+
 // printJSON prints v as indented JSON.
 func (e *env) printJSON(v any) error {
 	enc := json.NewEncoder(e.out)

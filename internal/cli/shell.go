@@ -22,7 +22,7 @@ func shellCommand(e *env) *cobra.Command {
 			yes := true
 			start.Shell = &yes
 			f.interactive, f.tty = true, terminal.Is(e.in)
-			c, err := e.connect(cmd.Context())
+			c, err := e.connectLate()
 			if err != nil {
 				return err
 			}

@@ -51,6 +51,12 @@ func (e *Error) Error() string { return e.Message }
 
 // Client talks to one daemon. It may be used from several goroutines.
 type Client struct {
+	// Renew, when it is set, is called before a command runs when no daemon answers, or one of another version than Expect.
+	// It may start or replace the daemon; the command is then sent to the one that answers, whatever its version. So a
+	// command costs one request in the usual case. Set both before the first call.
+	Renew  func(ctx context.Context) error
+	Expect string
+
 	api  *apiv1.Client
 	http *http.Client
 }

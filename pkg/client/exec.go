@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	execProtocol = "exec.v1.agentkernel"
+	execProtocol  = "exec.v1.agentkernel"
+	versionHeader = "Agentkernel-Version"
 	maxMessage   = 1 << 20
 	stdinChunk   = 32 << 10 // the most that one message of stdin may have
 )
@@ -83,18 +84,41 @@ func (c *Client) Exec(ctx context.Context, name string, start ExecStart, streams
 	return c.execSession(ctx, "/v1/sandboxes/"+url.PathEscape(name)+"/exec", first, streams)
 }
 
+// dialExec opens the WebSocket of a command. When the daemon is not the one that is expected, Renew is called first.
+func (c *Client) dialExec(ctx context.Context, path string) (*websocket.Conn, error) {
+	dial := func() (*websocket.Conn, *http.Response, error) {
+		return websocket.Dial(ctx, baseURL+path, &websocket.DialOptions{
+			HTTPClient: c.http, Subprotocols: []string{execProtocol}, CompressionMode: websocket.CompressionDisabled,
+		})
+	}
+	conn, resp, err := dial()
+	if c.Renew != nil && ctx.Err() == nil && (resp == nil || resp.Header.Get(versionHeader) != c.Expect) {
+		if conn != nil {
+			_ = conn.CloseNow() // nothing has been asked for yet
+		} else if resp != nil {
+			_ = resp.Body.Close()
+		}
+		if err := c.Renew(ctx); err != nil {
+			return nil, err
+		}
+		conn, resp, err = dial()
+	}
+	if err == nil {
+		return conn, nil
+	}
+	if resp != nil && resp.StatusCode != http.StatusSwitchingProtocols {
+		defer resp.Body.Close()
+		return nil, failure(resp)
+	}
+	return nil, err
+}
+
 // execSession connects a command to the caller until its end. first is the first message, if there is one.
 func (c *Client) execSession(ctx context.Context, path string, first []byte, streams ExecIO) (Exit, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	conn, resp, err := websocket.Dial(ctx, baseURL+path, &websocket.DialOptions{
-		HTTPClient: c.http, Subprotocols: []string{execProtocol}, CompressionMode: websocket.CompressionDisabled,
-	})
+	conn, err := c.dialExec(ctx, path)
 	if err != nil {
-		if resp != nil && resp.StatusCode != http.StatusSwitchingProtocols {
-			defer resp.Body.Close()
-			return Exit{}, failure(resp)
-		}
 		return Exit{}, err
 	}
 	defer conn.CloseNow()
