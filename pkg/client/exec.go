@@ -18,8 +18,8 @@ import (
 const (
 	execProtocol  = "exec.v1.agentkernel"
 	versionHeader = "Agentkernel-Version"
-	maxMessage   = 1 << 20
-	stdinChunk   = 32 << 10 // the most that one message of stdin may have
+	maxMessage    = 1 << 20
+	stdinChunk    = 32 << 10 // the most that one message of stdin may have
 )
 
 // ExecIO connects a command to the caller. Nil writers drop what they would get.
