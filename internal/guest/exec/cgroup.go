@@ -163,9 +163,18 @@ func (c *group) set(file, value string) error { return write(filepath.Join(c.pat
 // kill ends all processes of the group: cgroup.kill.
 func (c *group) kill() { _ = c.set("cgroup.kill", "1") }
 
+// populated reports whether the group has a process. Every command asks that at its end, before the host hears of it, so the
+// file, which the poller would take, is read by its number alone.
 func (c *group) populated() bool {
-	data, err := os.ReadFile(filepath.Join(c.path, "cgroup.events"))
-	return err == nil && bytes.Contains(data, []byte("populated 1"))
+	fd, err := unix.Openat(c.fd(), "cgroup.events", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	f := rawFile(fd)
+	defer f.Close()
+	var events [256]byte // two lines: populated and frozen
+	n, err := f.Read(events[:])
+	return err == nil && bytes.Contains(events[:n], []byte("populated 1"))
 }
 
 // oomKilled reports whether the kernel has killed a process of the group for its memory.
