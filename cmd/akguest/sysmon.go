@@ -8,7 +8,7 @@ import (
 )
 
 // monitorSlack is how late the monitor thread may wake up, in nanoseconds.
-const monitorSlack = 2_000_000
+const monitorSlack = 10_000_000
 
 // calmMonitor lets the thread by which Go's runtime watches itself sleep longer than it asks for. As soon as anything runs
 // it looks around every 20 µs, for a while, and each time costs a timer's interrupt and two switches of the only processor:
