@@ -19,11 +19,16 @@ type ExecResult struct {
 	Rows []Summary `json:"rows"`
 	// Ratio is the median of the command line's exec over the median of docker exec; 0 when they were not compared.
 	Ratio float64 `json:"ratio_to_docker,omitempty"`
+	// Parallel is how many commands ran at once in the last row, and ParallelRatio its 99th percentile over the median of one
+	// command alone, through the API as well; 0 when that was not measured.
+	Parallel      int     `json:"parallel,omitempty"`
+	ParallelRatio float64 `json:"parallel_ratio,omitempty"`
 }
 
 // Exec runs true in one running sandbox n times, through the API and through the command line (self is its program). With
-// docker it runs it in a container as well, in turns, so that both meet the same noise.
-func Exec(ctx context.Context, c *client.Client, self string, n int, docker bool, req client.CreateRequest) (r ExecResult, err error) {
+// docker it runs it in a container as well, in turns, so that both meet the same noise. With parallel above 0 it then runs so
+// many at once, until there have been n.
+func Exec(ctx context.Context, c *client.Client, self string, n int, docker bool, parallel int, req client.CreateRequest) (r ExecResult, err error) {
 	if _, err := c.Create(ctx, req); err != nil {
 		return r, err
 	}
@@ -66,11 +71,47 @@ func Exec(ctx context.Context, c *client.Client, self string, n int, docker bool
 			t.add(dockerExec, viaDocker)
 		}
 	}
-	r.Rows = t.summaries()
 	if docker {
 		r.Ratio = float64(t.series[1].Quantile(0.5)) / float64(t.series[2].Quantile(0.5))
 	}
+	if parallel > 0 {
+		if err := execAtOnce(ctx, c, req.Name, n, parallel, &t); err != nil {
+			return r, err
+		}
+		r.Parallel = parallel
+		r.ParallelRatio = float64(t.series[len(t.series)-1].Quantile(0.99)) / float64(t.series[0].Quantile(0.5))
+	}
+	r.Rows = t.summaries()
 	return r, nil
+}
+
+// execAtOnce runs true n times, in rounds of so many at once.
+func execAtOnce(ctx context.Context, c *client.Client, name string, n, parallel int, t *table) error {
+	row := fmt.Sprintf("%d execs at once, each", parallel)
+	type outcome struct {
+		took time.Duration
+		err  error
+	}
+	for done := 0; done < n; done += parallel {
+		outcomes := make(chan outcome, parallel)
+		for range parallel {
+			go func() {
+				began := time.Now()
+				err := execTrue(ctx, c, name)
+				outcomes <- outcome{time.Since(began), err}
+			}()
+		}
+		var failed error
+		for range parallel {
+			o := <-outcomes
+			failed = errors.Join(failed, o.err)
+			t.add(row, o.took)
+		}
+		if failed != nil {
+			return failed
+		}
+	}
+	return nil
 }
 
 func timeCommand(ctx context.Context, name string, args ...string) (time.Duration, error) {

@@ -77,7 +77,7 @@ func benchBootCommand(e *env) *cobra.Command {
 }
 
 func benchExecCommand(e *env) *cobra.Command {
-	n := 100
+	n, parallel, vcpus := 100, 0, 1
 	var image, memory, compare string
 	cmd := &cobra.Command{
 		Use: "exec", Short: "Time execs in a running sandbox", Args: cobra.NoArgs,
@@ -89,6 +89,10 @@ func benchExecCommand(e *env) *cobra.Command {
 			if compare != "" && compare != "docker" {
 				return sandbox.Errorf(sandbox.Invalid, "compare with docker", "--compare %q is not known", compare)
 			}
+			if parallel < 0 || parallel > 1000 {
+				return sandbox.Errorf(sandbox.Invalid, "use 1 to 1000", "--parallel %d is out of range", parallel)
+			}
+			req.Vcpus = &vcpus
 			self, err := os.Executable()
 			if err != nil {
 				return fmt.Errorf("find this program: %w", err)
@@ -98,7 +102,7 @@ func benchExecCommand(e *env) *cobra.Command {
 				return err
 			}
 			defer c.Close()
-			r, err := bench.Exec(cmd.Context(), c, self, n, compare == "docker", req)
+			r, err := bench.Exec(cmd.Context(), c, self, n, compare == "docker", parallel, req)
 			if err != nil {
 				return err
 			}
@@ -111,19 +115,24 @@ func benchExecCommand(e *env) *cobra.Command {
 			if r.Ratio > 0 {
 				fmt.Fprintf(e.out, "\nagentkernel exec / docker exec, p50: %.2f\n", r.Ratio)
 			}
+			if r.Parallel > 0 {
+				fmt.Fprintf(e.out, "\n%d at once, p99 / one through the API, p50: %.1f\n", r.Parallel, r.ParallelRatio)
+			}
 			return nil
 		},
 	}
 	benchFlags(cmd, &n, &image, &memory)
 	cmd.Flags().StringVar(&compare, "compare", "", "measure beside this, in turns: docker")
+	cmd.Flags().IntVar(&parallel, "parallel", 0, "run so many at once as well")
+	cmd.Flags().IntVar(&vcpus, "vcpus", 1, "virtual CPUs of the sandbox")
 	return cmd
 }
 
 func (e *env) summaries(rows []bench.Summary) error {
 	w := tabwriter.NewWriter(e.out, 0, 0, 3, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "\tmin\tp50\tp95\tmax\tms\t")
+	fmt.Fprintln(w, "\tmin\tp50\tp95\tp99\tmax\tms\t")
 	for _, r := range rows {
-		fmt.Fprintf(w, "%s\t%.1f\t%.1f\t%.1f\t%.1f\t\t\n", r.Name, r.Min, r.P50, r.P95, r.Max)
+		fmt.Fprintf(w, "%s\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t\t\n", r.Name, r.Min, r.P50, r.P95, r.P99, r.Max)
 	}
 	return w.Flush()
 }
