@@ -84,11 +84,14 @@ func run(began time.Duration) error {
 	if err != nil {
 		return err
 	}
-	upper, err := boot.Root(params)
+	mounts, err := boot.Root(params)
 	if err != nil {
 		return err
 	}
 	if err := boot.System(); err != nil {
+		return err
+	}
+	if err := mounts.Volumes(); err != nil {
 		return err
 	}
 	runner, err := exec.NewRunner(r)
@@ -101,10 +104,10 @@ func run(began time.Duration) error {
 	}
 	go func() {
 		failed <- agent.Serve(context.Background(), agent.Options{
-			Runner: runner, Identify: boot.Identify, Build: build, Stats: stats.Source{Proc: "/proc", Upper: upper},
+			Runner: runner, Identify: boot.Identify, Build: build, Stats: stats.Source{Proc: "/proc", Upper: mounts.Upper},
 			Kernel: unix.ByteSliceToString(name.Release[:]), Arch: unix.ByteSliceToString(name.Machine[:]),
 			Init: began, Ready: uptime(),
-			Shutdown: func(grace time.Duration) { failed <- power.Off(r, upper, grace, os.Stdout) },
+			Shutdown: func(grace time.Duration) { failed <- power.Off(r, mounts.Writable(), grace, os.Stdout) },
 		}, control...)
 	}()
 	handlers := stream.Handlers{"forward": forward.Handle, "files": files.Handle}

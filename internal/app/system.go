@@ -65,6 +65,10 @@ func build(dirs paths.Dirs, log *slog.Logger) (*system, error) {
 	if err != nil {
 		return nil, err
 	}
+	volumes, err := store.OpenVolumes(dirs.Volumes())
+	if err != nil {
+		return nil, err
+	}
 	images := image.Open(dirs.Images())
 	kernels, err := kernel.OpenStore(dirs.Kernels())
 	if err != nil {
@@ -78,7 +82,7 @@ func build(dirs paths.Dirs, log *slog.Logger) (*system, error) {
 	return &system{
 		info: info, engine: engine,
 		manager: manager.New(manager.Deps{
-			Log: log, Store: sandboxes, Engine: engine, RuntimeDir: dirs.Runtime,
+			Log: log, Store: sandboxes, Volumes: volumes, Engine: engine, RuntimeDir: dirs.Runtime,
 			Host: sandbox.Host{MemoryMiB: info.MemoryMiB}, HostArch: hostArch(),
 			ResolveImage: images.Resolve,
 			OpenImage:    images.OpenDigest,
@@ -87,8 +91,10 @@ func build(dirs paths.Dirs, log *slog.Logger) (*system, error) {
 			CreateUpper: func(ctx context.Context, path string, sizeMiB int) error {
 				return disk.Create(ctx, filepath.Join(dirs.Cache(), "disks"), path, sizeMiB)
 			},
-			PackProject: packProject,
-			ReadCount:   icount.Read,
+			PackProject:   packProject,
+			DiskUsed:      disk.AllocatedBytes,
+			NeedsRecovery: disk.NeedsRecovery,
+			ReadCount:     icount.Read,
 		}),
 	}, nil
 }

@@ -27,7 +27,7 @@ type createFlags struct {
 	image, agent, arch, memory, disk, project, config, pull string
 	vcpus                                                   int
 	idleTimeout                                             time.Duration
-	publish                                                 []string
+	publish, volumes                                        []string
 	vsockCID                                                uint32
 }
 
@@ -43,6 +43,7 @@ func (f *createFlags) register(cmd *cobra.Command) {
 	fs.Uint32Var(&f.vsockCID, "vsock-cid", 0, "vsock CID (default: assigned)")
 	fs.StringVar(&f.project, "project", "", "directory to copy to /workspace; it is never changed")
 	fs.StringArrayVarP(&f.publish, "publish", "p", nil, "port of this host that leads into the sandbox while it runs: [[HOST:]PORT:]GUEST (HOST is 127.0.0.1 unless given; PORT 0, or none, is a free one)")
+	fs.StringArrayVarP(&f.volumes, "volume", "v", nil, "volume to mount in the sandbox: NAME:/path, or NAME:/path:ro to read only (agentkernel volume create NAME makes one)")
 	fs.StringVar(&f.config, "config", "", "configuration file (default "+configFile+" of the project, or of this directory)")
 	fs.StringVar(&f.engine, "engine", "", "what runs the microVM: "+strings.Join(sandbox.Engines, ", ")+" (default auto, or the user's configuration)")
 	fs.StringVar(&f.arch, "arch", "", "architecture of the guest: x86_64 or aarch64 (default: this host's)")
@@ -120,6 +121,9 @@ func (f *createFlags) request(e *env, cmd *cobra.Command, name string) (client.C
 		req.VsockCid = &cid
 	}
 	if req.Publish, err = publishRequest(f.publish); err != nil {
+		return req, err
+	}
+	if req.Volumes, err = volumesRequest(f.volumes); err != nil {
 		return req, err
 	}
 	if f.project != "" {

@@ -72,7 +72,7 @@ func newRoot(e *env) *cobra.Command {
 	root.PersistentFlags().BoolVar(&e.json, "json", false, "print JSON")
 	root.AddGroup(
 		&cobra.Group{ID: "sandbox", Title: "Sandboxes:"},
-		&cobra.Group{ID: "build", Title: "Kernels and images:"},
+		&cobra.Group{ID: "build", Title: "Kernels, images and volumes:"},
 		&cobra.Group{ID: "system", Title: "System:"},
 	)
 	add := func(group string, commands ...*cobra.Command) {
@@ -84,7 +84,7 @@ func newRoot(e *env) *cobra.Command {
 	add("sandbox", initCommand(e), createCommand(e), startCommand(e), stopCommand(e), restartCommand(e), rmCommand(e),
 		listCommand(e), inspectCommand(e), eventsCommand(e), statsCommand(e), execCommand(e), shellCommand(e), runCommand(e), cpCommand(e), portForwardCommand(e), portCommand(e), logsCommand(e), replayCommand(e),
 		psCommand(e), killCommand(e), waitCommand(e), attachCommand(e))
-	add("build", kernelCommand(e), imageCommand(e))
+	add("build", kernelCommand(e), imageCommand(e), volumeCommand(e))
 	add("system", setupCommand(e), doctorCommand(e), daemonCommand(e), benchCommand(e), versionCommand(e))
 	root.SetHelpCommandGroupID("system")
 	root.SetCompletionCommandGroupID("system")

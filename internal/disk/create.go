@@ -16,12 +16,12 @@ import (
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
 
-// fsUUID is the UUID and the directory hash seed of every disk: with them fixed, the same size gives the same bytes. Each
-// microVM sees one such disk, so nothing is ever looked up by it.
+// fsUUID is the UUID and the directory hash seed of every disk: with them fixed, the same size gives the same bytes. A guest
+// finds its disks by serial or name, and nothing is ever looked up by it.
 const fsUUID = "616b7570-7065-4000-8000-000000000001"
 
 // features of the file system: what a kernel of 6.1 uses to advantage and nothing that helps to resize it (resize_inode) or
-// to repair it from a backup (sparse_super2 with no backup): these disks are thrown away, and backups cost host memory.
+// to repair it from a backup (sparse_super2 with no backup): most of these disks are thrown away, and backups cost host memory.
 const features = "none,has_journal,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super2," +
 	"large_file,huge_file,dir_nlink,extra_isize,metadata_csum"
 

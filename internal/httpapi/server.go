@@ -106,6 +106,7 @@ func (h *handler) CreateSandbox(w http.ResponseWriter, r *http.Request) {
 		DiskMiB: or(req.DiskMib, sandbox.DefaultDiskMiB), VsockCID: uint32(cid), Project: or(req.Project, ""), Engine: string(or(req.Engine, "")),
 		IdleTimeoutMs: or(req.IdleTimeoutMs, 0),
 		Publish:       ports(req.Publish),
+		Volumes:       volumeMounts(req.Volumes),
 	}
 	rec, err := h.Manager.Create(r.Context(), spec)
 	h.sandbox(w, r, http.StatusCreated, rec, err)

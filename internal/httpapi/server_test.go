@@ -21,12 +21,17 @@ func newServer(t *testing.T, stop func()) *httptest.Server {
 	if err != nil {
 		t.Fatal(err)
 	}
+	volumes, err := store.OpenVolumes(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
 	m := manager.New(manager.Deps{
-		Log: slog.New(slog.DiscardHandler), Store: s, RuntimeDir: t.TempDir(), Host: sandbox.Host{MemoryMiB: 1024}, HostArch: sandbox.X8664,
+		Log: slog.New(slog.DiscardHandler), Store: s, Volumes: volumes, RuntimeDir: t.TempDir(), Host: sandbox.Host{MemoryMiB: 1024}, HostArch: sandbox.X8664,
 		ResolveImage: func(context.Context, string, sandbox.Arch) (sandbox.Image, error) {
 			return sandbox.Image{Digest: "sha256:0"}, nil
 		},
 		CreateUpper: func(context.Context, string, int) error { return nil },
+		DiskUsed:    func(string) (int64, error) { return 0, nil },
 	})
 	t.Cleanup(m.Close)
 	server := httptest.NewServer(New(Options{

@@ -36,6 +36,7 @@ func view(rec sandbox.Record) apiv1.Sandbox {
 		v.IdleTimeoutMs = &rec.Spec.IdleTimeoutMs
 	}
 	v.Ports = viewPorts(rec)
+	v.Volumes = viewVolumeMounts(rec.Spec.Volumes)
 	if m := rec.Machine; m != nil {
 		v.Engine, v.Accelerator, v.Pid = &m.Engine, &m.Accelerator, &m.PID
 		v.EngineWhy, v.Confinement = optional(m.EngineWhy), optional(m.Confinement)

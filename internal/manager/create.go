@@ -42,6 +42,7 @@ func (m *Manager) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Record
 	delete(m.reserved, spec.Name)
 	if err != nil {
 		delete(m.cids, cid)
+		m.unnameVolumes(spec.Name, spec.Volumes)
 		return sandbox.Record{}, err
 	}
 	m.byName[spec.Name] = newBox(rec)
@@ -50,7 +51,8 @@ func (m *Manager) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Record
 	return rec, nil
 }
 
-// reserve takes the name and a vsock CID, so that nobody else can have them while the sandbox is made.
+// reserve takes the name and a vsock CID, so that nobody else can have them while the sandbox is made, and keeps its volumes
+// from being removed.
 func (m *Manager) reserve(spec sandbox.Spec) (cid uint32, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -64,6 +66,12 @@ func (m *Manager) reserve(spec sandbox.Spec) (cid uint32, err error) {
 	} else if m.cids[cid] {
 		return 0, sandbox.Errorf(sandbox.Exists, "leave vsock_cid out to have one assigned", "vsock CID %d belongs to another sandbox", cid)
 	}
+	for _, v := range spec.Volumes {
+		if _, ok := m.volumes[v.Volume]; !ok {
+			return 0, noVolume(v.Volume)
+		}
+	}
+	m.nameVolumes(spec.Name, spec.Volumes)
 	m.reserved[spec.Name], m.cids[cid] = true, true
 	return cid, nil
 }
@@ -121,6 +129,7 @@ func (m *Manager) Remove(ctx context.Context, name string, force bool) error {
 		if !force {
 			return sandbox.Errorf(sandbox.Conflict, fmt.Sprintf("stop it with agentkernel stop %s, or remove it with --force", name), "sandbox %q is %s", name, rec.State)
 		}
+		m.flushVolumes(ctx, rec, machine, g)
 		g.close()
 		if err := machine.Kill(context.WithoutCancel(ctx)); err != nil {
 			return fmt.Errorf("kill the microVM of %q: %w", name, err)
@@ -152,6 +161,7 @@ func (m *Manager) forget(b *box, rec sandbox.Record) error {
 	m.mu.Lock()
 	delete(m.byName, rec.Spec.Name)
 	delete(m.cids, rec.Spec.VsockCID)
+	m.unnameVolumes(rec.Spec.Name, rec.Spec.Volumes)
 	m.mu.Unlock()
 	m.publish(rec, events.Event{Type: events.Removed})
 	return nil

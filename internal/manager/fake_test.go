@@ -202,8 +202,12 @@ func (h *host) boot() *Manager {
 	if err != nil {
 		h.t.Fatal(err)
 	}
+	volumes, err := store.OpenVolumes(filepath.Join(h.dir, "volumes"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
 	m := New(Deps{
-		Log: slog.New(slog.DiscardHandler), Store: s, Engine: h.engine, RuntimeDir: filepath.Join(h.dir, "run"),
+		Log: slog.New(slog.DiscardHandler), Store: s, Volumes: volumes, Engine: h.engine, RuntimeDir: filepath.Join(h.dir, "run"),
 		Host: sandbox.Host{MemoryMiB: 1024}, HostArch: sandbox.X8664,
 		ResolveImage: func(_ context.Context, ref string, arch sandbox.Arch) (sandbox.Image, error) {
 			return sandbox.Image{Name: ref, Digest: "sha256:0", FS: "erofs", Arch: arch}, nil
@@ -212,6 +216,11 @@ func (h *host) boot() *Manager {
 		Kernel:      func(sandbox.Arch) (sandbox.KernelImage, error) { return sandbox.KernelImage{Version: "6.1"}, nil },
 		Initrd:      func(context.Context, sandbox.Arch) (string, error) { return "", nil },
 		CreateUpper: func(_ context.Context, path string, _ int) error { return os.WriteFile(path, nil, 0o600) },
+		DiskUsed:    func(string) (int64, error) { return 4096, nil },
+		NeedsRecovery: func(path string) (bool, error) {
+			content, err := os.ReadFile(path)
+			return string(content) == "dirty", err
+		},
 	})
 	if err := m.Reconcile(context.Background()); err != nil {
 		h.t.Fatal(err)

@@ -27,6 +27,7 @@ import (
 type Deps struct {
 	Log        *slog.Logger
 	Store      *store.Store
+	Volumes    *store.Volumes
 	Engine     sandbox.Engine
 	RuntimeDir string // one directory a running microVM is made below it
 	Host       sandbox.Host
@@ -39,10 +40,14 @@ type Deps struct {
 	Kernel func(arch sandbox.Arch) (sandbox.KernelImage, error)
 	// Initrd is the path of the initramfs with the guest agent.
 	Initrd func(ctx context.Context, arch sandbox.Arch) (string, error)
-	// CreateUpper makes an empty ext4 disk.
+	// CreateUpper makes an empty ext4 disk, for a volume as well.
 	CreateUpper func(ctx context.Context, path string, sizeMiB int) error
 	// PackProject copies a directory into a read-only ext4 image; the warnings are for the user.
 	PackProject func(ctx context.Context, dir, path string) (warnings []string, err error)
+	// DiskUsed is how many bytes of the host's disk a file takes.
+	DiskUsed func(path string) (int64, error)
+	// NeedsRecovery reports whether an ext4 file system was written to and not unmounted.
+	NeedsRecovery func(path string) (bool, error)
 	// ReadCount reads the counter file of a microVM whose instructions are counted.
 	ReadCount func(path string) (uint64, error)
 }
@@ -60,7 +65,15 @@ type Manager struct {
 	reserved map[string]bool // names being created
 	cids     map[uint32]bool
 	problems []string
+	unread   []string // ids of sandboxes whose records could not be read
 	closed   bool
+
+	volumes        map[string]sandbox.Volume                 // by name
+	busyVolumes    map[string]bool                           // names being created or removed
+	named          map[string]map[string]sandbox.VolumeMount // by volume, by the sandbox that names it
+	volumeProblems []string
+
+	claiming sync.Mutex // held by a start while it looks whether its volumes are free, and until its record says that it has them
 
 	ctx        context.Context // ends with Close
 	cancel     context.CancelFunc
@@ -91,6 +104,7 @@ func New(d Deps) *Manager {
 	return &Manager{
 		d: d, log: d.Log, events: events.NewHub(events.Kept), meters: newMeters(), since: time.Now(), ctx: ctx, cancel: cancel,
 		byName: map[string]*box{}, reserved: map[string]bool{}, cids: map[uint32]bool{},
+		volumes: map[string]sandbox.Volume{}, busyVolumes: map[string]bool{}, named: map[string]map[string]sandbox.VolumeMount{},
 	}
 }
 

@@ -18,6 +18,9 @@ const adoptTimeout = 30 * time.Second
 // recorded, removals are finished, and runtime directories of nobody are deleted. Adopted sandboxes answer to requests
 // when their guest agent has answered; Reconcile does not wait for that.
 func (m *Manager) Reconcile(ctx context.Context) error {
+	if err := m.loadVolumes(); err != nil {
+		return err
+	}
 	records, problems, err := m.d.Store.Load()
 	if err != nil {
 		return err
@@ -25,11 +28,13 @@ func (m *Manager) Reconcile(ctx context.Context) error {
 	for _, p := range problems {
 		m.log.Error("a sandbox's record cannot be read; it is left as it is", "path", p.Path, "err", p.Err)
 		m.problems = append(m.problems, p.String())
+		m.unread = append(m.unread, filepath.Base(filepath.Dir(p.Path)))
 	}
 	known := map[string]bool{}
 	for _, rec := range records {
 		if other := m.byName[rec.Spec.Name]; other != nil {
 			m.problems = append(m.problems, fmt.Sprintf("%s: it has the name of %s", m.d.Store.Dir(rec.ID), m.d.Store.Dir(other.rec.ID)))
+			m.unread = append(m.unread, rec.ID)
 			continue
 		}
 		b := newBox(rec)
@@ -37,6 +42,7 @@ func (m *Manager) Reconcile(ctx context.Context) error {
 		m.mu.Lock()
 		m.byName[rec.Spec.Name] = b
 		m.cids[rec.Spec.VsockCID] = true
+		m.nameVolumes(rec.Spec.Name, rec.Spec.Volumes)
 		m.mu.Unlock()
 		if rec.State.HasMachine() {
 			if err := m.repair(ctx, b); err != nil {

@@ -43,9 +43,11 @@ func (m *Manager) Start(ctx context.Context, name string, opts StartOptions) (sa
 	if err != nil {
 		return sandbox.Record{}, fmt.Errorf("start %q: %w", name, err)
 	}
-	err = m.move(b, sandbox.Starting, func(r *sandbox.Record) {
-		r.Reason, r.Machine, r.Stages, r.Instructions, r.Bindings = "", nil, nil, 0, bindings
-		r.StartedAt, r.FinishedAt = time.Now().UTC(), time.Time{}
+	err = m.withVolumes(b.record(), func() error {
+		return m.move(b, sandbox.Starting, func(r *sandbox.Record) {
+			r.Reason, r.Machine, r.Stages, r.Instructions, r.Bindings = "", nil, nil, 0, bindings
+			r.StartedAt, r.FinishedAt = time.Now().UTC(), time.Time{}
+		})
 	})
 	if err != nil {
 		published.close()
@@ -234,6 +236,11 @@ func (m *Manager) machineSpec(ctx context.Context, rec sandbox.Record, opts Star
 	if rec.Spec.Project != "" {
 		spec.Disks = append(spec.Disks, sandbox.Disk{Role: sandbox.Workspace, Path: filepath.Join(dir, workspaceFile), FS: "ext4", ReadOnly: true})
 	}
+	volumes, err := m.volumeDisks(rec)
+	if err != nil {
+		return spec, spec.Kernel, err
+	}
+	spec.Disks = append(spec.Disks, volumes...)
 	if opts.CountInstructions {
 		spec.CountFile = filepath.Join(spec.RuntimeDir, "instructions")
 	}

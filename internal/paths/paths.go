@@ -113,5 +113,8 @@ func (d Dirs) Firecracker() string { return filepath.Join(d.Data, "firecracker")
 // Releases has one directory a release of a VMM.
 func (d Dirs) Releases() string { return filepath.Join(d.Data, "releases") }
 
+// Volumes has one directory a volume.
+func (d Dirs) Volumes() string { return filepath.Join(d.State, "volumes") }
+
 // Sandboxes has one directory a sandbox.
 func (d Dirs) Sandboxes() string { return filepath.Join(d.State, "sandboxes") }

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"time"
 )
@@ -74,18 +75,37 @@ type Disk struct {
 	Path     string
 	FS       string // erofs, squashfs, ext4
 	ReadOnly bool
+	// MountPoint is where a volume is mounted in the sandbox: an absolute path, clean. Other disks have none.
+	MountPoint string
+}
+
+// Parameter is the kernel parameter by which the guest learns of the disk. device is its name in the guest's /dev, or empty
+// when it is to be found by its serial.
+func (d Disk) Parameter(device string) string {
+	mode := "rw"
+	if d.ReadOnly {
+		mode = "ro"
+	}
+	p := fmt.Sprintf("agentkernel.disk=%s:%s:%s", d.Role, d.FS, mode)
+	if device != "" || d.MountPoint != "" {
+		p += ":" + device
+	}
+	if d.MountPoint != "" {
+		p += ":" + EncodePath(d.MountPoint)
+	}
+	return p
 }
 
 // DiskRole says what the guest agent does with a disk. The guest learns of it by the kernel parameter
-// agentkernel.disk=<role>:<fs>:<ro|rw>[:<device>], one a disk. Without a device, which is a name in the guest's /dev, the
-// disk is the one that has the role as its virtio-blk serial.
+// agentkernel.disk=<role>:<fs>:<ro|rw>[:<device>[:<mount point>]], one a disk. Without a device, which is a name in the guest's
+// /dev, the disk is the one that has the role as its virtio-blk serial.
 type DiskRole string
 
 // The roles of disks.
 const (
 	RootLower DiskRole = "rootfs"    // the image, read-only
 	Upper     DiskRole = "upper"     // the sandbox's own writable disk
-	Workspace DiskRole = "workspace" // project files, read-only lower of /workspace
+	Workspace DiskRole = "workspace" // project files, read-only lower of /workspace; VolumeRole has the others
 )
 
 // MachineRecord is what is kept on disk about a running VMM, enough to find it again after a restart of the daemon.

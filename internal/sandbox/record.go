@@ -29,7 +29,7 @@ type Record struct {
 }
 
 // Validate checks a record that was read from disk.
-func (r *Record) Validate() error {
+func (r Record) Validate() error {
 	switch {
 	case r.Version > RecordVersion:
 		return fmt.Errorf("it has version %d, and this build reads up to %d", r.Version, RecordVersion)

@@ -55,6 +55,8 @@ type Spec struct {
 	IdleTimeoutMs int64 `json:"idle_timeout_ms,omitempty"`
 	// Publish are the ports of the host that lead into the sandbox while it runs.
 	Publish []Port `json:"publish,omitempty"`
+	// Volumes that are mounted in the sandbox.
+	Volumes []VolumeMount `json:"volumes,omitempty"`
 }
 
 var nameRE = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$`)
@@ -110,5 +112,8 @@ func (s Spec) Validate(host Host) error {
 	if s.IdleTimeoutMs != 0 && (s.IdleTimeoutMs < MinIdleTimeoutMs || s.IdleTimeoutMs > MaxIdleTimeoutMs) {
 		return Errorf(Invalid, "use 1 s to 365 days, or 0 for none", "an idle timeout of %d ms cannot be had", s.IdleTimeoutMs)
 	}
-	return validatePorts(s.Publish)
+	if err := validatePorts(s.Publish); err != nil {
+		return err
+	}
+	return validateVolumes(s.Volumes)
 }

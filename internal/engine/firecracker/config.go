@@ -110,12 +110,8 @@ func kernelParameters(spec sandbox.MachineSpec) string {
 		}
 	}
 	for i, d := range spec.Disks {
-		mode := "rw"
-		if d.ReadOnly {
-			mode = "ro"
-		}
 		// Firecracker's disks have no serial of ours. They come to the guest in the order of the configuration.
-		p = append(p, fmt.Sprintf("agentkernel.disk=%s:%s:%s:vd%c", d.Role, d.FS, mode, 'a'+i))
+		p = append(p, d.Parameter(fmt.Sprintf("vd%c", 'a'+i)))
 	}
 	return strings.Join(p, " ")
 }

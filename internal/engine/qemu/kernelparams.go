@@ -1,7 +1,6 @@
 package qemu
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 
@@ -27,11 +26,7 @@ func (c *command) kernelParameters() string {
 		p = append(p, "agentkernel.link="+c.token)
 	}
 	for _, d := range c.spec.Disks {
-		mode := "rw"
-		if d.ReadOnly {
-			mode = "ro"
-		}
-		p = append(p, fmt.Sprintf("agentkernel.disk=%s:%s:%s", d.Role, d.FS, mode))
+		p = append(p, d.Parameter(""))
 	}
 	return strings.Join(p, " ")
 }

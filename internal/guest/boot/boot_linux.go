@@ -36,41 +36,62 @@ const (
 	newRoot    = "/root"
 )
 
+// Mounts are the file systems that are mounted outside the new root.
+type Mounts struct {
+	Upper   int // the upper disk's root directory, O_PATH
+	volumes []volume
+}
+
+// Writable returns descriptors of the root directories of all that can be written to, the upper disk last.
+func (m *Mounts) Writable() []int {
+	var list []int
+	for _, v := range m.volumes {
+		if !v.ReadOnly {
+			list = append(list, v.dir)
+		}
+	}
+	return append(list, m.Upper)
+}
+
 // Root lays the upper disk over the image, and the project under /workspace when there is one, and makes it the root of this
-// process and of all that it starts. It returns a descriptor of the directory where the upper disk is mounted, outside
-// the new root, and -1 when there is an error. The initramfs is left behind mounted: all that is in it is this program.
-func Root(p Params) (upper int, err error) {
+// process and of all that it starts. Volumes are mounted outside of it. The initramfs is left behind mounted: all that is in
+// it is this program.
+func Root(p Params) (*Mounts, error) {
 	var disks map[string]string
+	var err error
 	if p.bySerial() {
 		if disks, err = findDisks("/sys/block", "/dev"); err != nil {
-			return -1, err
+			return nil, err
 		}
 	}
 	if err := mountDisk(p, disks, roleRoot, lowerDir); err != nil {
-		return -1, err
+		return nil, err
 	}
 	if err := mountDisk(p, disks, roleUpper, upperDir); err != nil {
-		return -1, err
+		return nil, err
 	}
 	if err := overlay("root", lowerDir, newRoot); err != nil {
-		return -1, err
+		return nil, err
 	}
 	if _, ok := p.disk(roleWorkspace); ok {
 		if err := mountDisk(p, disks, roleWorkspace, projectDir); err != nil {
-			return -1, err
+			return nil, err
 		}
 		if err := makeDir(newRoot+"/workspace", 0o755); err != nil {
-			return -1, err
+			return nil, err
 		}
 		if err := overlay("workspace", projectDir, newRoot+"/workspace"); err != nil {
-			return -1, err
+			return nil, err
 		}
 	}
-	upper, err = unix.Open(upperDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, fmt.Errorf("open %s: %w", upperDir, err)
+	m := new(Mounts)
+	if m.volumes, err = mountVolumes(p, disks); err != nil {
+		return nil, err
 	}
-	return upper, enter(newRoot)
+	if m.Upper, err = unix.Open(upperDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return nil, fmt.Errorf("open %s: %w", upperDir, err)
+	}
+	return m, enter(newRoot)
 }
 
 // enter makes dir, a mount, the root: as pivot_root(2) says for an initramfs, which cannot be pivoted away.

@@ -5,7 +5,9 @@ package boot
 
 import (
 	"fmt"
+	"path"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -22,12 +24,13 @@ type Params struct {
 	Link  string // 32 hexadecimal digits, or empty when there is no serial link
 }
 
-// Disk is a parameter agentkernel.disk=<role>:<fs>:<ro|rw>[:<device>].
+// Disk is a parameter agentkernel.disk=<role>:<fs>:<ro|rw>[:<device>[:<mount point>]].
 type Disk struct {
-	Role     string
-	FS       string
-	ReadOnly bool
-	Device   string // its name in /dev, for a VMM that gives disks no serial; empty to find it by its serial
+	Role       string
+	FS         string
+	ReadOnly   bool
+	Device     string // its name in /dev, for a VMM that gives disks no serial; empty to find it by its serial
+	MountPoint string // of a volume: absolute and clean, not /
 }
 
 // ParseCmdline reads the agent's parameters out of /proc/cmdline. Others are ignored.
@@ -41,7 +44,7 @@ func ParseCmdline(line string) (Params, error) {
 		case "agentkernel.disk":
 			d, ok := parseDisk(value)
 			if !ok {
-				return Params{}, fmt.Errorf("the kernel parameter %s is not agentkernel.disk=<role>:<erofs|squashfs|ext4>:<ro|rw>[:<device>]", word)
+				return Params{}, fmt.Errorf("the kernel parameter %s is not agentkernel.disk=<role>:<erofs|squashfs|ext4>:<ro|rw>[:<device>[:<mount point>]]", word)
 			}
 			if _, ok := p.disk(d.Role); ok {
 				return Params{}, fmt.Errorf("the kernel parameters name two disks %s", d.Role)
@@ -54,15 +57,45 @@ func ParseCmdline(line string) (Params, error) {
 
 func parseDisk(value string) (Disk, bool) {
 	f := strings.Split(value, ":")
-	if len(f) < 3 || len(f) > 4 || f[0] == "" || f[2] != "ro" && f[2] != "rw" || !slices.Contains([]string{"erofs", "squashfs", "ext4"}, f[1]) {
+	if len(f) < 3 || len(f) > 5 || f[0] == "" || f[2] != "ro" && f[2] != "rw" || !slices.Contains([]string{"erofs", "squashfs", "ext4"}, f[1]) {
 		return Disk{}, false
 	}
 	d := Disk{Role: f[0], FS: f[1], ReadOnly: f[2] == "ro"}
-	if len(f) == 4 {
+	if len(f) == 5 {
+		var ok bool
+		if d.MountPoint, ok = decodePath(f[4]); !ok || d.MountPoint == "/" || !path.IsAbs(d.MountPoint) || path.Clean(d.MountPoint) != d.MountPoint {
+			return Disk{}, false
+		}
+	}
+	if len(f) == 4 || len(f) == 5 && f[3] != "" {
 		d.Device = f[3]
 		return d, isDisk(d.Device)
 	}
 	return d, true
+}
+
+// decodePath reads a path in which a byte may be written as %XX.
+func decodePath(s string) (string, bool) {
+	b := make([]byte, 0, len(s))
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if c == '%' {
+			if len(s)-i < 3 {
+				return "", false
+			}
+			n, err := strconv.ParseUint(s[i+1:i+3], 16, 8)
+			if err != nil {
+				return "", false
+			}
+			c = byte(n)
+			i += 2
+		}
+		if c == 0 {
+			return "", false
+		}
+		b = append(b, c)
+	}
+	return string(b), true
 }
 
 // isDisk reports whether name is what the kernel calls a virtio-blk disk: vd and one or two letters. Package regexp would

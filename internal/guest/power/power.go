@@ -15,16 +15,18 @@ import (
 // keep the disks from being written.
 const killWait = 2 * time.Second
 
-// Off ends all processes but this one, with SIGTERM and after grace with SIGKILL, makes the file system that is mounted on
-// the directory upper (a descriptor) read-only, so that its journal is clean, and resets the microVM. It returns only when
+// Off ends all processes but this one, with SIGTERM and after grace with SIGKILL, makes the file systems that are mounted
+// on the directories disks (descriptors) read-only, so that their journals are clean, and resets the microVM. It returns only when
 // the reset fails. What goes wrong before is written to console, and does not keep it from going on.
-func Off(r *reaper.Reaper, upper int, grace time.Duration, console io.Writer) error {
+func Off(r *reaper.Reaper, disks []int, grace time.Duration, console io.Writer) error {
 	if !stop(r, unix.SIGTERM, grace) && !stop(r, unix.SIGKILL, killWait) {
 		fmt.Fprintln(console, "agentkernel: some processes do not end; going on without them")
 	}
-	if err := settle(upper); err != nil {
-		fmt.Fprintf(console, "agentkernel: %v; writing what can be written\n", err)
-		unix.Sync()
+	for _, disk := range disks {
+		if err := settle(disk); err != nil {
+			fmt.Fprintf(console, "agentkernel: %v; writing what can be written\n", err)
+			unix.Sync()
+		}
 	}
 	return fmt.Errorf("reset the microVM: %w", unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART))
 }
@@ -52,15 +54,12 @@ func stop(r *reaper.Reaper, s unix.Signal, wait time.Duration) bool {
 }
 
 // settle makes the mount read-only, which writes all of it. It is reached by descriptor, since it lies outside our root.
-func settle(upper int) error {
-	if upper < 0 {
-		return nil
-	}
-	if err := unix.Fchdir(upper); err != nil {
-		return fmt.Errorf("go to the upper disk: %w", err)
+func settle(disk int) error {
+	if err := unix.Fchdir(disk); err != nil {
+		return fmt.Errorf("go to a disk: %w", err)
 	}
 	if err := unix.Mount("", ".", "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
-		return fmt.Errorf("make the upper disk read-only: %w", err)
+		return fmt.Errorf("make a disk read-only: %w", err)
 	}
 	return nil
 }
