@@ -15,7 +15,7 @@ import (
 
 func imageCommand(e *env) *cobra.Command {
 	cmd := &cobra.Command{Use: "image", Short: "Pull, build, import and list images"}
-	cmd.AddCommand(imagePullCommand(e), imageLoadCommand(e), imageBuildCommand(e), imageImportCommand(e), imageListCommand(e), imageRmCommand(e), imageVerifyCommand(e), imagePruneCommand(e))
+	cmd.AddCommand(imagePullCommand(e), imageLoadCommand(e), imageBuildCommand(e), imageImportCommand(e), imageListCommand(e), imageInspectCommand(e), imageHistoryCommand(e), imageRmCommand(e), imageVerifyCommand(e), imagePruneCommand(e))
 	return cmd
 }
 

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -32,15 +33,25 @@ func (e *env) digestsInUse(ctx context.Context) (map[string][]string, error) {
 }
 
 func imageRmCommand(e *env) *cobra.Command {
-	cmd := &cobra.Command{Use: "rm NAME", Short: "Remove an image that no sandbox uses"}
-	return e.imageNamed(cmd, func(ctx context.Context, store *image.Store, m image.Manifest) error {
+	var force bool
+	cmd := &cobra.Command{
+		Use: "rm NAME", Short: "Remove an image that no sandbox uses",
+		Long: "Remove an image that no sandbox uses. With --force the name goes although sandboxes use the image: they go on using it, and it is\n" +
+			"deleted by image prune when the last of them has been removed.",
+	}
+	e.imageNamed(cmd, func(ctx context.Context, store *image.Store, m image.Manifest) error {
 		used, err := e.digestsInUse(ctx)
 		if err != nil {
 			return err
 		}
 		if names := used[m.Digest]; names != nil {
-			return sandbox.Errorf(sandbox.Conflict, "remove them first: agentkernel rm "+strings.Join(names, " "), "image %q is in use by %s", m.Name, strings.Join(names, ", "))
+			if !force {
+				return sandbox.Errorf(sandbox.Conflict, "remove them first: agentkernel rm "+strings.Join(names, " ")+"; or take the name away with --force", "image %q is in use by %s", m.Name, strings.Join(names, ", "))
+			}
+			fmt.Fprintf(e.errOut, "agentkernel: warning: %s still in use by %s\n", m.Digest, strings.Join(names, ", "))
 		}
 		return store.Remove(m.Name, m.Arch)
 	})
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "remove the name although sandboxes use the image")
+	return cmd
 }

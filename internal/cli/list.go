@@ -132,6 +132,11 @@ func (e *env) show(sb client.Sandbox) {
 	for _, p := range published(sb) {
 		row("port", listens(p)+" -> "+target(p))
 	}
+	if sb.Volumes != nil {
+		for _, v := range *sb.Volumes {
+			row("volume", mountOf(v))
+		}
+	}
 	text("kernel", sb.Kernel)
 	if sb.Pid != nil {
 		row("VMM pid", *sb.Pid)

@@ -119,17 +119,51 @@ func volumeUsers(v client.Volume) string {
 
 func volumeInspectCommand(e *env) *cobra.Command {
 	return &cobra.Command{
-		Use: "inspect NAME", Short: "Print all that is known of a volume, as JSON", Args: cobra.ExactArgs(1),
+		Use: "inspect NAME…", Short: "Show all about volumes, with the sandboxes that name them", Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if e.json {
+				return e.each(cmd.Context(), args, func(c *client.Client, name string) (any, error) { return c.Volume(cmd.Context(), name) })
+			}
 			return e.withClient(cmd.Context(), func(c *client.Client) error {
-				v, err := c.Volume(cmd.Context(), args[0])
-				if err != nil {
-					return err
+				for i, name := range args {
+					v, err := c.Volume(cmd.Context(), name)
+					if err != nil {
+						return err
+					}
+					if i > 0 {
+						fmt.Fprintln(e.out)
+					}
+					if err := e.showVolume(v); err != nil {
+						return err
+					}
 				}
-				return e.printJSON(v)
+				return nil
 			})
 		},
 	}
+}
+
+func (e *env) showVolume(v client.Volume) error {
+	w := tabwriter.NewWriter(e.out, 0, 0, 2, ' ', 0)
+	row := func(key string, value any) { fmt.Fprintf(w, "%s:\t%v\n", key, value) }
+	row("name", v.Name)
+	row("id", v.Id)
+	row("size", fmt.Sprintf("%d MiB", v.SizeMib))
+	row("used", units.BytesSize(float64(v.UsedBytes)))
+	row("created", v.CreatedAt.Local().Format(time.RFC3339))
+	for _, u := range v.Sandboxes {
+		state := "not mounted"
+		if u.InUse {
+			state = "in use"
+		}
+		row("sandbox", fmt.Sprintf("%s (%s, %s)", u.Sandbox, mountOf(client.VolumeMount{Volume: v.Name, Path: u.Path, ReadOnly: u.ReadOnly}), state))
+	}
+	return w.Flush()
+}
+
+// mountOf is a volume in a sandbox as --volume has it.
+func mountOf(v client.VolumeMount) string {
+	return sandbox.VolumeMount{Volume: v.Volume, Path: v.Path, ReadOnly: v.ReadOnly != nil && *v.ReadOnly}.String()
 }
 
 func volumeRmCommand(e *env) *cobra.Command {

@@ -28,12 +28,13 @@ func (h *home) fsck(volume string) {
 	}
 }
 
-func (h *home) volume(name string) (v client.Volume) {
+func (h *home) volume(name string) client.Volume {
 	h.t.Helper()
-	if err := json.Unmarshal([]byte(h.ok("volume", "inspect", name)), &v); err != nil {
-		h.t.Fatal(err)
+	var list []client.Volume
+	if err := json.Unmarshal([]byte(h.ok("volume", "inspect", "--json", name)), &list); err != nil || len(list) != 1 {
+		h.t.Fatal(err, len(list))
 	}
-	return v
+	return list[0]
 }
 
 // What one sandbox writes to a volume another finds, and nobody can have it in a way that destroys it.
