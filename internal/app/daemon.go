@@ -15,6 +15,7 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"github.com/agentkernel/agentkernel/internal/hangup"
 	"github.com/agentkernel/agentkernel/internal/httpapi"
 	"github.com/agentkernel/agentkernel/internal/paths"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
@@ -72,16 +73,22 @@ func RunDaemon(ctx context.Context, o DaemonOptions) (err error) {
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
+	watched, err := hangup.Listen(listener)
+	if err != nil {
+		_ = listener.Close()
+		return err
+	}
 	server := &http.Server{
 		Handler: httpapi.New(httpapi.Options{
 			Log: o.Log, Manager: sys.manager, Version: Version, Host: sys.host, Stop: cancel,
 		}),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnContext:       hangup.Context,
 		ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
 	}
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
+	go func() { served <- server.Serve(watched) }()
 	o.Log.Info("the daemon is ready", "version", Version, "pid", os.Getpid(), "socket", o.Dirs.Socket())
 	if o.Ready != nil {
 		if _, err := io.WriteString(o.Ready, readyLine); err != nil {

@@ -79,9 +79,11 @@ type Exec struct {
 	dec   decoder // belongs to Recv
 	taken int     // output messages that were handed out and not credited yet; belongs to Recv
 
-	mu     sync.Mutex
-	closed bool   // stdin takes no more
-	credit uint64 // bytes of stdin that the guest will take
+	sending sync.Mutex // belongs to who sends stdin, and may be held for as long as the guest does not read
+
+	mu     sync.Mutex // guards what follows, and is never held while waiting
+	closed bool       // stdin takes no more
+	credit uint64     // bytes of stdin that the guest will take
 }
 
 // Exec starts a command, on a connection of its own. ctx bounds the start; the command ends with Close. Whether it runs at
@@ -197,17 +199,14 @@ func (x *Exec) fail(err error) error {
 	return err
 }
 
-// SendStdin sends input to the command. It takes no more bytes in all than StdinCredit events have granted.
+// SendStdin sends input to the command. It takes no more bytes in all than StdinCredit events have granted. It waits for a
+// guest that does not read, until Close.
 func (x *Exec) SendStdin(p []byte) error {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.closed {
-		return ErrStdinClosed
+	x.sending.Lock()
+	defer x.sending.Unlock()
+	if err := x.useCredit(len(p)); err != nil {
+		return err
 	}
-	if uint64(len(p)) > x.credit {
-		return fmt.Errorf("%d bytes are more than the %d that the command takes now", len(p), x.credit)
-	}
-	x.credit -= uint64(len(p))
 	for len(p) > 0 {
 		piece := p[:min(len(p), maxPiece)]
 		p = p[len(piece):]
@@ -218,14 +217,30 @@ func (x *Exec) SendStdin(p []byte) error {
 	return nil
 }
 
-// CloseStdin ends the command's input. It may be called more than once.
-func (x *Exec) CloseStdin() error {
+func (x *Exec) useCredit(n int) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.closed {
+		return ErrStdinClosed
+	}
+	if uint64(n) > x.credit {
+		return fmt.Errorf("%d bytes are more than the %d that the command takes now", n, x.credit)
+	}
+	x.credit -= uint64(n)
+	return nil
+}
+
+// CloseStdin ends the command's input. It may be called more than once, and waits as SendStdin does.
+func (x *Exec) CloseStdin() error {
+	x.sending.Lock()
+	defer x.sending.Unlock()
+	x.mu.Lock()
+	closed := x.closed
+	x.closed = true
+	x.mu.Unlock()
+	if closed {
 		return nil
 	}
-	x.closed = true
 	if err := x.stream.Send(&guestv1.ExecRequest{Msg: &guestv1.ExecRequest_StdinClose{StdinClose: &guestv1.StdinClose{}}}); err != nil {
 		return fmt.Errorf("close stdin: %w", explain(x.guard, err))
 	}

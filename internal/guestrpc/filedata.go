@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	guestv1 "github.com/agentkernel/agentkernel/api/guest/v1"
@@ -38,24 +39,27 @@ func (f *Files) download(ctx context.Context, req *guestv1.FilesRequest) (*Downl
 	if err != nil {
 		return nil, err
 	}
-	d := &Download{conn: conn, r: pieces.NewReader(conn), explain: f.explain}
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	d := &Download{conn: conn, r: pieces.NewReader(conn), explain: f.explain, ctx: ctx}
+	d.stop = context.AfterFunc(ctx, func() { _ = conn.Close() })
 	err = d.first()
-	if !stop() {
+	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		_ = conn.Close()
+		_ = d.Close()
 		return nil, f.explain(err)
 	}
 	return d, nil
 }
 
-// Download is bytes that a guest sends. Read is for one goroutine; Close may be called by any, and ends it.
+// Download is bytes that a guest sends. Read is for one goroutine. Close may be called by any, and ends it, as does the end
+// of the context that the download began with.
 type Download struct {
 	Info    FileInfo
 	Copied  Copied // of an archive; valid once Read has returned io.EOF
 	conn    Conn
+	ctx     context.Context
+	stop    func() bool
 	r       *pieces.Reader
 	explain func(error) error
 	err     error
@@ -95,6 +99,9 @@ func (d *Download) Read(p []byte) (int, error) {
 			d.Copied = copied(m)
 		}
 	} else if err != nil {
+		if d.ctx.Err() != nil {
+			err = context.Cause(d.ctx)
+		}
 		err = d.explain(err)
 	}
 	d.err = err
@@ -102,7 +109,10 @@ func (d *Download) Read(p []byte) (int, error) {
 }
 
 // Close ends the operation.
-func (d *Download) Close() error { return d.conn.Close() }
+func (d *Download) Close() error {
+	d.stop()
+	return d.conn.Close()
+}
 
 // Unpack sends a tar archive into a directory; owner keeps the archive's numeric owners. It reads r in another goroutine,
 // which may still wait in a Read when Unpack has returned because the guest or ctx ended it.
@@ -181,7 +191,7 @@ func (f *Files) List(ctx context.Context, path string, each func([]FileInfo) err
 	req := &guestv1.FilesRequest{Op: &guestv1.FilesRequest_List{List: &guestv1.ListFiles{Path: []byte(path)}}}
 	return f.messages(ctx, req, func(b []byte) error {
 		m := new(guestv1.FileList)
-		if err := proto.Unmarshal(b, m); err != nil {
+		if err := unmarshalList(b, m); err != nil {
 			return fmt.Errorf("decode a list of files: %w", err)
 		}
 		files := make([]FileInfo, len(m.GetFiles()))
@@ -193,6 +203,26 @@ func (f *Files) List(ctx context.Context, path string, each func([]FileInfo) err
 		}
 		return each(files)
 	})
+}
+
+// maxTogether bounds the elements of one message. An honest guest puts about 64 KiB into one, and none has less than 6 bytes.
+const maxTogether = 16 << 10
+
+// unmarshalList decodes a message whose only field is a list of messages. An empty element has two bytes on the wire and more
+// than a hundred in memory, so they are counted before they are made.
+func unmarshalList(b []byte, m proto.Message) error {
+	count := 0
+	for rest := b; len(rest) > 0; count++ {
+		n := protowire.ConsumeFieldValue(1, protowire.BytesType, rest[min(len(rest), 1):])
+		if rest[0] != 1<<3|byte(protowire.BytesType) || n < 0 {
+			return errors.New("the guest sent something else than a list")
+		}
+		rest = rest[1+n:]
+	}
+	if count > maxTogether {
+		return fmt.Errorf("the guest told of %d at once, more than the %d allowed", count, maxTogether)
+	}
+	return proto.Unmarshal(b, m)
 }
 
 // changeKinds are the names of what a watch tells.
@@ -216,7 +246,7 @@ func (f *Files) Watch(ctx context.Context, path string, recursive bool, each fun
 	req := &guestv1.FilesRequest{Op: &guestv1.FilesRequest_Watch{Watch: &guestv1.WatchFiles{Path: []byte(path), Recursive: recursive}}}
 	return f.messages(ctx, req, func(b []byte) error {
 		m := new(guestv1.WatchEvents)
-		if err := proto.Unmarshal(b, m); err != nil {
+		if err := unmarshalList(b, m); err != nil {
 			return fmt.Errorf("decode changes of files: %w", err)
 		}
 		changes := make([]Change, len(m.GetEvents()))

@@ -14,6 +14,8 @@ const (
 	maxListed = 16384
 	maxPage   = 64
 	maxArgv   = 256 // bytes and arguments of a command
+	// maxListSize bounds what a list takes, in bytes, about. Together the others allow far more than an honest guest sends.
+	maxListSize = 4 << 20
 )
 
 // ExecInfo is a command that runs in the guest, or did so not long ago. Texts are printable.
@@ -29,9 +31,19 @@ type ExecInfo struct {
 	Exited   Exited    // when it has ended
 }
 
+// size is about how much memory it takes, in bytes.
+func (e *ExecInfo) size() int {
+	size := 128 + len(e.ID) + len(e.User)
+	for _, a := range e.Argv {
+		size += 16 + len(a)
+	}
+	return size
+}
+
 // List tells of the commands in the guest, in the order of their starts.
 func (c *Client) List(ctx context.Context) ([]ExecInfo, error) {
 	var list []ExecInfo
+	size := 0
 	for after := uint64(0); ; {
 		var resp *guestv1.ListResponse
 		err := c.call(ctx, "list the commands", func(ctx context.Context) (err error) {
@@ -52,6 +64,9 @@ func (c *Client) List(ctx context.Context) ([]ExecInfo, error) {
 			info, err := checkInfo(m)
 			if err != nil {
 				return nil, fmt.Errorf("list the commands: %w", err)
+			}
+			if size += info.size(); size > maxListSize {
+				return nil, fmt.Errorf("list the commands: the guest tells of more than %d bytes of them", maxListSize)
 			}
 			list = append(list, info)
 		}

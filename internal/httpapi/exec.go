@@ -137,6 +137,8 @@ func (s *execSession) run(m *manager.Manager, name string) error {
 // carry connects the client to a command until the end of one of them.
 func (s *execSession) carry(x *manager.Exec) error {
 	defer x.Close()
+	// The reader may wait for a guest that takes no stdin or answers no signal, and so not notice that the client is gone.
+	defer context.AfterFunc(s.ctx, func() { x.Close() })()
 	reading := make(chan struct{})
 	go func() {
 		defer close(reading)

@@ -21,13 +21,18 @@ type guest struct {
 
 	capabilities []string // what the guest agent named when it came
 
-	mu     sync.Mutex
+	making chan struct{} // holds one token while a connection is being made
+	life   context.Context
+	end    context.CancelCauseFunc // of life; with close
+
+	mu     sync.Mutex // never held while waiting
 	client *guestrpc.Client
 }
 
 // connect waits for the guest agent of machine to answer.
 func connect(ctx context.Context, machine sandbox.Machine, name string) (*guest, error) {
-	g := &guest{machine: machine, name: name}
+	g := &guest{machine: machine, name: name, making: make(chan struct{}, 1)}
+	g.life, g.end = context.WithCancelCause(context.Background())
 	client, err := g.control(ctx)
 	if err != nil {
 		return nil, err
@@ -40,20 +45,36 @@ func (g *guest) dial(ctx context.Context) (conn guestrpc.Conn, err error) {
 	return g.machine.Dial(ctx, sandbox.GuestAgentPort)
 }
 
-// control returns the client of a control connection that works.
+// control returns the client of a control connection that works. It returns when ctx ends or g is closed, whatever the guest
+// and others who wait for it do.
 func (g *guest) control(ctx context.Context) (*guestrpc.Client, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.client != nil && g.client.Alive() {
-		return g.client, nil
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(g.life, func() { cancel(context.Cause(g.life)) })()
+	select {
+	case g.making <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
 	}
-	if g.client != nil {
-		g.client.Close()
-		g.client = nil
+	defer func() { <-g.making }()
+	g.mu.Lock()
+	client := g.client
+	g.mu.Unlock()
+	if client != nil && client.Alive() {
+		return client, nil
+	}
+	if client != nil {
+		client.Close()
 	}
 	client, err := guestrpc.Connect(ctx, g.dial, guestrpc.Identity{Hostname: g.name})
 	if err != nil {
 		return nil, err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.life.Err() != nil {
+		client.Close()
+		return nil, context.Cause(g.life)
 	}
 	g.client = client
 	return client, nil
@@ -77,6 +98,7 @@ func (g *guest) close() {
 	if g == nil {
 		return
 	}
+	g.end(guestrpc.ErrBroken)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.client != nil {

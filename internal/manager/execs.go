@@ -188,13 +188,13 @@ func (m *Manager) followToEnd(g *guest, told *execEvents) error {
 	}
 }
 
-// watchAllDetached is for a microVM that an earlier daemon started.
-func (m *Manager) watchAllDetached(b *box, g *guest) {
-	client, err := g.control(m.ctx)
+// watchAllDetached is for a microVM that an earlier daemon started. ctx bounds how long the guest may take to tell of them.
+func (m *Manager) watchAllDetached(ctx context.Context, b *box, g *guest) {
+	client, err := g.control(ctx)
 	if err != nil {
 		return // the end of the microVM will be noticed
 	}
-	list, err := client.List(m.ctx)
+	list, err := client.List(ctx)
 	if err != nil {
 		m.log.Warn("list the commands of an adopted microVM", "sandbox", b.record().Spec.Name, "err", err)
 		return

@@ -128,7 +128,7 @@ func (m *Manager) adopted(b *box, machine sandbox.Machine, published *publicatio
 		if err == nil {
 			log.Info("adopted", "pid", rec.Machine.PID)
 			m.attach(b, machine, g)
-			m.watchAllDetached(b, g)
+			m.watchAllDetached(ctx, b, g)
 			published.serve(m, b, bindings)
 			return
 		}
