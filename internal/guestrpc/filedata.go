@@ -170,9 +170,8 @@ func (f *Files) upload(ctx context.Context, req *guestv1.FilesRequest, r io.Read
 		if err == nil {
 			err = errors.New("the guest sent bytes that nobody asked for")
 		}
-		_ = conn.Close()
 		select {
-		case cause := <-sent:
+		case cause := <-sent: // before conn is closed, which ends the sending too
 			if cause != nil {
 				err = fmt.Errorf("send to the guest: %w", cause)
 			}

@@ -91,7 +91,7 @@ func (h *handler) ListSandboxes(w http.ResponseWriter, r *http.Request) {
 
 func (h *handler) CreateSandbox(w http.ResponseWriter, r *http.Request) {
 	var req apiv1.CreateRequest
-	if err := decode(r.Body, &req); err != nil {
+	if err := decode(io.LimitReader(r.Body, maxBody), &req); err != nil {
 		h.fail(w, r, err)
 		return
 	}
@@ -174,9 +174,9 @@ func milliseconds(name string, value *int, otherwise, least int) (time.Duration,
 	return time.Duration(ms) * time.Millisecond, nil
 }
 
-// decode reads one JSON value with no unknown fields, and nothing after it.
+// decode reads one JSON value, of a body whose length is bounded, with no unknown fields, and nothing after it.
 func decode(body io.Reader, v any) error {
-	dec := json.NewDecoder(io.LimitReader(body, maxBody))
+	dec := json.NewDecoder(body)
 	dec.DisallowUnknownFields()
 	err := dec.Decode(v)
 	if err == nil && dec.More() {
