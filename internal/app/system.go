@@ -91,7 +91,9 @@ func build(dirs paths.Dirs, log *slog.Logger) (*system, error) {
 			CreateUpper: func(ctx context.Context, path string, sizeMiB int) error {
 				return disk.Create(ctx, filepath.Join(dirs.Cache(), "disks"), path, sizeMiB)
 			},
-			PackProject:   packProject,
+			PackProject: func(ctx context.Context, dir, path string) ([]string, error) {
+				return packProject(ctx, dir, path, filepath.Join(dirs.Cache(), "projects"))
+			},
 			DiskUsed:      disk.AllocatedBytes,
 			NeedsRecovery: disk.NeedsRecovery,
 			ReadCount:     icount.Read,
@@ -112,8 +114,8 @@ func latestKernel(kernels *kernel.Store, arch sandbox.Arch) (sandbox.KernelImage
 }
 
 // packProject packs a project and words what was left out of it.
-func packProject(ctx context.Context, dir, path string) ([]string, error) {
-	report, err := project.Pack(ctx, dir, path, project.Options{})
+func packProject(ctx context.Context, dir, path, cache string) ([]string, error) {
+	report, err := project.Pack(ctx, dir, path, project.Options{Cache: cache})
 	if err != nil {
 		return nil, err
 	}

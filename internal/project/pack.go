@@ -3,14 +3,13 @@ package project
 import (
 	"bufio"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/Microsoft/hcsshim/ext4/tar2ext4"
 
@@ -25,6 +24,12 @@ const maxImage = 1 << 40
 type Options struct {
 	// Progress, when set, is called now and then with what has been packed so far.
 	Progress func(Report)
+	// Cache, when set, is a directory of this package's own, made when it is missing, that keeps the last image of each project: a
+	// directory that has not changed is not packed again. It may be deleted at any time. An image that is in it has the mode 0444 and may be
+	// the same file as that of another Pack.
+	Cache string
+
+	settled time.Duration // as the constant, which 0 stands for; tests have less patience
 }
 
 // Pack copies the directory dir into an ext4 image at dst, mode 0600. dst appears when it is complete and on the host's
@@ -36,6 +41,14 @@ func Pack(ctx context.Context, dir, dst string, o Options) (Report, error) {
 		return Report{}, openError(dir, err)
 	}
 	defer top.Close()
+	kept, err := newCache(o, dir)
+	if err != nil {
+		return Report{}, err
+	}
+	if r, ok, err := kept.find(ctx, top, dst); err != nil || ok {
+		return r, disk.NoSpace(filepath.Dir(dst), err)
+	}
+	began := time.Now()
 	out, err := os.CreateTemp(filepath.Dir(dst), ".pack-*")
 	if err != nil {
 		return Report{}, disk.NoSpace(filepath.Dir(dst), fmt.Errorf("pack %s: %w", dir, err))
@@ -44,7 +57,7 @@ func Pack(ctx context.Context, dir, dst string, o Options) (Report, error) {
 		_ = out.Close()
 		_ = os.Remove(out.Name())
 	}()
-	report, err := pack(ctx, top, out, o)
+	report, w, err := pack(ctx, top, out, o)
 	if err == nil {
 		err = errors.Join(out.Sync(), out.Close())
 	}
@@ -53,6 +66,9 @@ func Pack(ctx context.Context, dir, dst string, o Options) (Report, error) {
 	}
 	if err := os.Rename(out.Name(), dst); err != nil {
 		return Report{}, fmt.Errorf("pack %s: %w", dir, err)
+	}
+	if err := kept.keep(ctx, dst, w, began); err != nil {
+		report.Notes = append(report.Notes, fmt.Sprintf("the next sandbox will have it packed again: %v", err))
 	}
 	return report, nil
 }
@@ -68,30 +84,30 @@ func openError(dir string, err error) error {
 }
 
 // pack writes the image of a tree to an empty file.
-func pack(ctx context.Context, top *os.Root, out *os.File, o Options) (Report, error) {
-	report, image, err := convert(ctx, top, out, o)
+func pack(ctx context.Context, top *os.Root, out *os.File, o Options) (Report, *walker, error) {
+	w, image, err := convert(ctx, top, out, o)
 	if err != nil {
-		return report, err
+		return Report{}, nil, err
 	}
+	report := w.report
 	if report.ImageBytes, err = image.finish(); err != nil {
-		return report, err
+		return *report, w, err
 	}
 	if info, err := top.Lstat(lostFound); err == nil && info.IsDir() {
-		return report, nil // the project's own
+		return *report, w, nil // the project's own
 	}
-	return report, hideLostFound(out)
+	return *report, w, hideLostFound(out)
 }
 
 // convert walks the tree in one goroutine, which writes a tar stream, and turns that into a file system in this one.
-func convert(ctx context.Context, top *os.Root, out *os.File, o Options) (report Report, image *sparseFile, err error) {
+func convert(ctx context.Context, top *os.Root, out *os.File, o Options) (w *walker, image *sparseFile, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	reader, writer := io.Pipe()
+	buffered := bufio.NewWriterSize(writer, 256<<10)
+	w = newWalker(ctx, top, buffered, &Report{}, o.Progress)
 	walked := make(chan error, 1)
-	hash := sha256.New()
 	go func() {
-		buffered := bufio.NewWriterSize(io.MultiWriter(hash, writer), 256<<10)
-		w := newWalker(ctx, top, buffered, &report, o.Progress)
 		err := w.walk()
 		if err == nil {
 			err = errors.Join(w.out.Close(), buffered.Flush())
@@ -104,11 +120,10 @@ func convert(ctx context.Context, top *os.Root, out *os.File, o Options) (report
 	reader.CloseWithError(err) // the walk must not wait for us
 	walkErr := <-walked
 	if err != nil {
-		return report, nil, err // walkErr, or why the walk could not go on
+		return nil, nil, err // walkErr, or why the walk could not go on
 	}
 	if walkErr != nil {
-		return report, nil, walkErr
+		return nil, nil, walkErr
 	}
-	report.Digest = "sha256:" + hex.EncodeToString(hash.Sum(nil))
-	return report, image, nil
+	return w, image, nil
 }

@@ -195,7 +195,7 @@ func TestPackKeepsWhatIsThere(t *testing.T) {
 	}
 	image := filepath.Join(t.TempDir(), "image")
 	r := mustPack(t, dir, image)
-	want := Report{Files: 8, Dirs: 4, Symlinks: 8, HardLinks: 1, Bytes: 9 + 10 + 1 + 0 + 1 + 8192 + 300<<10 + 32<<20, ImageBytes: r.ImageBytes, Digest: r.Digest}
+	want := Report{Files: 8, Dirs: 4, Symlinks: 8, HardLinks: 1, Bytes: 9 + 10 + 1 + 0 + 1 + 8192 + 300<<10 + 32<<20, ImageBytes: r.ImageBytes}
 	if diff := cmp.Diff(want, r); diff != "" {
 		t.Error(diff)
 	}
@@ -238,7 +238,6 @@ func TestPackKeepsWhatIsThere(t *testing.T) {
 
 func TestPackIsDeterministic(t *testing.T) {
 	var images [][]byte
-	var digests []string
 	for i := range 2 {
 		dir := t.TempDir()
 		names := []string{"b", "a/x", "c", "a/y", "Z"}
@@ -254,15 +253,15 @@ func TestPackIsDeterministic(t *testing.T) {
 			}
 		}
 		image := filepath.Join(t.TempDir(), "image")
-		digests = append(digests, mustPack(t, dir, image).Digest)
+		mustPack(t, dir, image)
 		data, err := os.ReadFile(image)
 		if err != nil {
 			t.Fatal(err)
 		}
 		images = append(images, data)
 	}
-	if !bytes.Equal(images[0], images[1]) || digests[0] != digests[1] || !strings.HasPrefix(digests[0], "sha256:") {
-		t.Errorf("the same tree gave two images, with digests %q", digests)
+	if !bytes.Equal(images[0], images[1]) {
+		t.Error("the same tree gave two images")
 	}
 }
 

@@ -21,9 +21,7 @@ type Report struct {
 	Notes      []string
 
 	ImageBytes int64 // size of the image
-	// Digest is "sha256:" and 64 hex digits, over all names, types, permissions, times and contents: two trees with the
-	// same digest have the same image.
-	Digest string
+	Cached     bool  // the tree has not changed since Options.Cache got the image
 }
 
 // Paths counts paths and keeps the first of them as examples.

@@ -3,8 +3,10 @@ package project
 import (
 	"archive/tar"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -25,24 +27,30 @@ const (
 	maxEntries = 2_000_000 // the writer of ext4 keeps some 900 bytes of each in memory until it is done
 )
 
-// walker writes a tree to a tar stream, sorted by name.
+// walker writes a tree to a tar stream, sorted by name; or with no stream only looks at it.
 type walker struct {
 	ctx      context.Context
 	top      *os.Root
-	out      *tar.Writer
+	out      *tar.Writer // nil to look only: then no file is opened but those with ignore rules
 	report   *Report
 	progress func(Report)
 	links    map[inode]*linked // files with more than one name
 	buf      []byte
 	entries  int
 	reported int64 // Bytes at the last progress
+
+	look   hash.Hash // of all that is packed: see
+	line   []byte
+	newest time.Time // the last change of any of it
 }
 
 func newWalker(ctx context.Context, top *os.Root, out io.Writer, report *Report, progress func(Report)) *walker {
-	return &walker{
-		ctx: ctx, top: top, out: tar.NewWriter(out), report: report, progress: progress,
-		links: map[inode]*linked{}, buf: make([]byte, 256<<10),
+	w := &walker{ctx: ctx, top: top, report: report, progress: progress, links: map[inode]*linked{}, look: sha256.New()}
+	if out != nil {
+		w.out, w.buf = tar.NewWriter(out), make([]byte, 256<<10)
 	}
+	_, _ = io.WriteString(w.look, lookVersion)
+	return w
 }
 
 type inode struct{ dev, ino uint64 }
@@ -224,6 +232,12 @@ func (w *walker) file(d *os.Root, path, name string, info fs.FileInfo) error {
 	if w.packedBefore(info) {
 		return w.hardLink(path, info)
 	}
+	if w.out == nil {
+		w.report.Files++
+		w.report.Bytes += info.Size()
+		w.remember(path, info)
+		return w.header(path, info, tar.TypeReg, "")
+	}
 	f, err := d.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		w.skip(path, err)
@@ -286,6 +300,10 @@ func (w *walker) contents(f *os.File, path string, info fs.FileInfo) error {
 
 // header writes an entry of the tar stream. Times and permissions are all that is taken over of info.
 func (w *walker) header(path string, info fs.FileInfo, kind byte, target string) error {
+	w.see(path, info, kind, target)
+	if w.out == nil {
+		return nil
+	}
 	when := info.ModTime()
 	if when.Unix() < 0 {
 		when = time.Unix(0, 0) // tar2ext4 gets the years before 1970 wrong
