@@ -469,7 +469,14 @@ type iotestErr struct{ err error }
 
 func (e iotestErr) Read([]byte) (int, error) { return 0, e.err }
 
-func FuzzUnpack(f *testing.F) {
+// FuzzUnpack unpacks anything with the options of the host, and FuzzUnpackInGuest with those of the guest agent.
+func FuzzUnpack(f *testing.F) { fuzzUnpack(f, UnpackOptions{}) }
+
+func FuzzUnpackInGuest(f *testing.F) {
+	fuzzUnpack(f, UnpackOptions{Owner: os.Geteuid() == 0, SetID: true, Devices: os.Geteuid() == 0, KeepXattr: func(string) bool { return true }})
+}
+
+func fuzzUnpack(f *testing.F, o UnpackOptions) {
 	f.Add(pack(f, dir("a"), file("a/b", "x"), link(tar.TypeSymlink, "l", ".."), file("l/x", "y")))
 	f.Add(pack(f, file("x", "x"), link(tar.TypeLink, "y", "x"), entry{tar.Header{Name: "f", Typeflag: tar.TypeFifo}, ""}))
 	var buf bytes.Buffer
@@ -491,7 +498,7 @@ func FuzzUnpack(f *testing.F) {
 				t.Skip("large files with holes only take time")
 			}
 		}
-		_, _ = Unpack(bytes.NewReader(data), target, UnpackOptions{})
+		_, _ = Unpack(bytes.NewReader(data), target, o)
 		if data, err := os.ReadFile(filepath.Join(base, "secret")); err != nil || string(data) != "secret" {
 			t.Errorf("the secret: %q, %v", data, err)
 		}
