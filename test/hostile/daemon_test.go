@@ -141,11 +141,13 @@ func newDaemon(t *testing.T, evil *guest, ports ...apiv1.Port) *daemon {
 	dir := t.TempDir()
 	s, err := store.Open(filepath.Join(dir, "sandboxes"))
 	check(t, err, os.Mkdir(filepath.Join(dir, "run"), 0o700))
+	volumes, err := store.OpenVolumes(filepath.Join(dir, "volumes"))
+	check(t, err)
 	d := &daemon{socket: filepath.Join(dir, "s"), logged: new(lockedBuffer)}
 	logger := slog.New(slog.NewTextHandler(d.logged, nil))
 	e := &engine{guests: []*guest{{}, evil}}
 	m := manager.New(manager.Deps{
-		Log: logger, Store: s, Engine: e, RuntimeDir: filepath.Join(dir, "run"),
+		Log: logger, Store: s, Volumes: volumes, Engine: e, RuntimeDir: filepath.Join(dir, "run"),
 		Host: sandbox.Host{MemoryMiB: 1024}, HostArch: sandbox.X8664,
 		ResolveImage: func(_ context.Context, ref string, arch sandbox.Arch) (sandbox.Image, error) {
 			return sandbox.Image{Name: ref, Digest: "sha256:0", FS: "erofs", Arch: arch}, nil
