@@ -136,6 +136,11 @@ func TestVolumeMountPoints(t *testing.T) {
 		t.Errorf("mounted: %q", got)
 	}
 	h.ok("rm", "-f", "a")
+	// Whom the image has write there, may.
+	h.started("c", "-v", "v2:/home/agent")
+	if got := strings.TrimSpace(h.ok("exec", "-u", "agent", "c", "sh", "-c", "echo x > /home/agent/f && stat -c %U /home/agent/f && ls -A /home/agent")); got != "agent\nf" {
+		t.Errorf("in the home of agent: %q", got)
+	}
 	h.create("b", "-v", "v1:/var/run/x") // in the image base, /var/run is a link
 	h.fails(125, []string{"/var/run/x: run is a link or a file"}, "start", "b")
 }

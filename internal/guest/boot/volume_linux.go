@@ -3,6 +3,7 @@ package boot
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -77,16 +78,18 @@ func (v volume) show() error {
 
 func descriptor(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
-// begin gives a volume that is used for the first time the owner and mode of the directory that it is mounted on, so that whom the
-// image meant to write there can. lost+found, which mke2fs has made, tells the first time: programs that want an
-// empty directory find one, and the kernel does without.
+// begin gives a volume that is empty the owner and mode of the directory that it is mounted on, as docker does, so that whom the image
+// means to write there can. What mke2fs has made in it, lost+found, goes: programs that want an empty directory find one, and the kernel
+// does without.
 func (v volume) begin(target int) error {
-	var made, st unix.Stat_t
-	if err := unix.Fstatat(v.dir, "lost+found", &made, unix.AT_SYMLINK_NOFOLLOW); errors.Is(err, unix.ENOENT) {
-		return nil
-	} else if err != nil {
-		return os.NewSyscallError("stat", err)
+	names, err := v.names()
+	if err != nil {
+		return err
 	}
+	if len(names) > 1 || len(names) == 1 && names[0] != "lost+found" {
+		return nil
+	}
+	var st unix.Stat_t
 	if err := unix.Fstat(target, &st); err != nil {
 		return os.NewSyscallError("stat", err)
 	}
@@ -96,11 +99,26 @@ func (v volume) begin(target int) error {
 	if err := unix.Fchmodat(v.dir, ".", st.Mode&0o7777, 0); err != nil {
 		return os.NewSyscallError("chmod", err)
 	}
-	// One that has something in it is the work of a repair, and stays.
-	if err := unix.Unlinkat(v.dir, "lost+found", unix.AT_REMOVEDIR); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.ENOTDIR) {
+	// One that has something in it is the work of a repair, and one that is no directory somebody's own: they stay.
+	err = unix.Unlinkat(v.dir, "lost+found", unix.AT_REMOVEDIR)
+	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.ENOTDIR) {
 		return os.NewSyscallError("rmdir", err)
 	}
 	return nil
+}
+
+// names returns some of what is in the volume: enough to tell whether it is empty.
+func (v volume) names() ([]string, error) {
+	dir, err := os.Open(descriptor(v.dir))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(2)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return names, err
 }
 
 // walk opens (O_PATH) a directory by its absolute path, makes what is missing of it, and refuses links.
