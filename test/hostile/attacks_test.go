@@ -323,14 +323,13 @@ func problem(s client.Stats, err error) error {
 }
 
 func (d *daemon) deaf(ctx context.Context, path, protocol, first string) error {
-	conn, resp, err := websocket.Dial(ctx, "http://daemon/v1/sandboxes/evil/"+path, &websocket.DialOptions{
+	conn, _, err := websocket.Dial(ctx, "http://daemon/v1/sandboxes/evil/"+path, &websocket.DialOptions{ //nolint:bodyclose // there is none after an upgrade
 		HTTPClient: &http.Client{Transport: d.transport()}, Subprotocols: []string{protocol},
 	})
 	if err != nil {
 		return err
 	}
 	defer conn.CloseNow()
-	_ = resp
 	if first != "" {
 		if err := conn.Write(ctx, websocket.MessageText, []byte(first)); err != nil {
 			return err
