@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 
 	apiv1 "github.com/agentkernel/agentkernel/api/v1"
 	"github.com/agentkernel/agentkernel/internal/guestrpc"
@@ -58,6 +59,7 @@ func (h *handler) PutArchive(w http.ResponseWriter, r *http.Request, name apiv1.
 		}
 		return err
 	})
+	drain(w, r)
 }
 
 // fullDuplex lets a handler answer before it has read the request's body, however much is still to come of it.
@@ -65,6 +67,21 @@ func (h *handler) PutArchive(w http.ResponseWriter, r *http.Request, name apiv1.
 func fullDuplex(w http.ResponseWriter) {
 	w.Header().Set("Connection", "close")
 	_ = http.NewResponseController(w).EnableFullDuplex()
+}
+
+// linger is how long a client that was answered before it had sent everything may take to notice.
+const linger = 5 * time.Second
+
+// drain is for the end of a handler that may have answered early. Were the connection closed with something unread in it, the
+// client's next write would fail, and that can be all that it sees.
+func drain(w http.ResponseWriter, r *http.Request) {
+	c := http.NewResponseController(w)
+	_ = c.Flush()
+	if err := c.SetReadDeadline(time.Now().Add(linger)); err != nil {
+		return
+	}
+	_, _ = io.Copy(io.Discard, r.Body)
+	_ = c.SetReadDeadline(time.Time{})
 }
 
 func copiedView(c guestrpc.Copied) apiv1.Copied {

@@ -103,6 +103,7 @@ func (h *handler) WriteFile(w http.ResponseWriter, r *http.Request, name apiv1.N
 		}
 		return err
 	})
+	drain(w, r)
 }
 
 // ListFiles sends the files of a directory as lines.
