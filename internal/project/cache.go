@@ -60,7 +60,10 @@ func (c *cache) find(ctx context.Context, top *os.Root, dst string) (r Report, o
 		return r, false, nil
 	}
 	entries, err := os.ReadDir(c.dir)
-	if err != nil || !slices.ContainsFunc(entries, func(e os.DirEntry) bool { return strings.HasPrefix(e.Name(), c.project) }) {
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return r, false, fmt.Errorf("look for a project's image: %w", err)
+	}
+	if !slices.ContainsFunc(entries, func(e os.DirEntry) bool { return strings.HasPrefix(e.Name(), c.project) }) {
 		return r, false, nil // there is nothing to look for
 	}
 	w := newWalker(ctx, top, nil, &r, nil)
@@ -69,14 +72,14 @@ func (c *cache) find(ctx context.Context, top *os.Root, dst string) (r Report, o
 	}
 	path := c.path(w.looked())
 	info, err := os.Lstat(path)
-	if err != nil || !info.Mode().IsRegular() {
-		return r, false, nil
+	if err == nil {
+		err = place(ctx, path, dst)
 	}
-	if err := place(ctx, path, dst); err != nil {
-		if errors.Is(err, os.ErrNotExist) { // somebody has cleared the cache
-			return r, false, nil
-		}
-		return r, false, err
+	if errors.Is(err, os.ErrNotExist) { // it has changed, or somebody has cleared the cache
+		return Report{}, false, nil
+	}
+	if err != nil {
+		return Report{}, false, fmt.Errorf("take a project's image from the cache: %w", err)
 	}
 	now := time.Now()
 	_ = os.Chtimes(path, now, now) // only for its age
