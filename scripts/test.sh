@@ -13,6 +13,6 @@ echo "== go vet, linux and darwin"
 go vet ./...
 GOOS=darwin go build -o /dev/null ./cmd/agentkernel
 echo "== packages"
-go test ./api/... ./cmd/... ./images/... ./internal/... ./pkg/... ./test/imports
+go test ./api/... ./cmd/... ./images/... ./internal/... ./pkg/... ./test/imports ./test/hostile
 echo "== microVMs"
 go test -count=1 -timeout 15m ./test/vm ./test/script

@@ -2,6 +2,7 @@ package guestrpc
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"strings"
@@ -38,7 +39,7 @@ func runTrue(t *testing.T, c *Client) {
 	for err == nil {
 		_, err = x.Recv()
 	}
-	if err != io.EOF {
+	if !errors.Is(err, io.EOF) {
 		t.Error(err)
 	}
 }

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"context"
 	"encoding/json"
 	"io"
 	"net"
@@ -48,8 +49,8 @@ func TestStats(t *testing.T) {
 	h.fails(125, []string{"no sandbox"}, "stats", "nobody")
 
 	t.Run("metrics", func(t *testing.T) {
-		transport := &http.Transport{Dial: func(string, string) (net.Conn, error) {
-			return net.Dial("unix", filepath.Join(h.dir, "run", "daemon.sock"))
+		transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(h.dir, "run", "daemon.sock"))
 		}}
 		defer transport.CloseIdleConnections()
 		resp, err := (&http.Client{Transport: transport}).Get("http://agentkernel/metrics")
