@@ -19,6 +19,6 @@ func (c *Client) Stats(ctx context.Context, name string) (s Stats, err error) {
 
 // WatchStats says it again and again, until ctx ends or the sandbox is removed. The sequence is to be used once.
 func (c *Client) WatchStats(ctx context.Context, name string, interval time.Duration) (iter.Seq2[Stats, error], error) {
-	resp, err := c.api.GetStats(ctx, name, &apiv1.GetStatsParams{Watch: ptr(true), IntervalMs: ptr(int(interval.Milliseconds()))})
-	return lines[Stats](ctx, resp, err, "read statistics") //nolint:bodyclose // the sequence closes it
+	resp, err := c.api.GetStats(ctx, name, &apiv1.GetStatsParams{Watch: ptr(true), IntervalMs: ptr(int(interval.Milliseconds()))}) //nolint:bodyclose // the sequence closes it
+	return lines[Stats](ctx, resp, err, "read statistics")
 }
