@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -196,10 +197,20 @@ func (h *handler) sandbox(w http.ResponseWriter, r *http.Request, status int, re
 	h.reply(w, r, status, view(rec))
 }
 
+// reply sends v. Its length goes ahead of it: a client that is answered before it has sent everything has all of the answer
+// then, and need not see the end of the handler, which waits for that client (drain).
 func (h *handler) reply(w http.ResponseWriter, r *http.Request, status int, v any) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		h.Log.Error("encode a response", "path", r.URL.Path, "err", err)
+		w.WriteHeader(http.StatusInternalServerError)
+		return
+	}
+	body = append(body, '\n')
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
-	if err := json.NewEncoder(w).Encode(v); err != nil {
+	if _, err := w.Write(body); err != nil {
 		h.Log.Debug("send a response", "path", r.URL.Path, "err", err)
 	}
 }
