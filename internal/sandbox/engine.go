@@ -60,6 +60,26 @@ type MachineSpec struct {
 	// CountFile, when set, asks for a count of executed guest instructions, kept up to date in this file: one
 	// little-endian u64. Engines that cannot count refuse it.
 	CountFile string
+	// Spares are how many virtio-blk disks follow Disks that are not used yet: a restore may put others in their place.
+	Spares int
+	// From, when set, is what the microVM goes on from, instead of booting. VCPUs, MemoryMiB, Arch and the number of all disks
+	// are those of the saved microVM.
+	From *SavedState
+}
+
+// SavedState is a microVM's memory and devices in files, but not its disks. It is taken by a Saver, and MachineSpec.From has an
+// engine restore it, as often as wanted and in many microVMs at once: the files are not written to, and their memory is
+// shared until it is written.
+type SavedState struct {
+	Dir string `json:"-"` // absolute; the directory of Files, which engines of any process may read
+	// Files are the names in Dir, all that Dir has.
+	Files       []string `json:"files"`
+	Engine      string   `json:"engine"`
+	Version     string   `json:"version"` // of the VMM
+	Accelerator string   `json:"accelerator"`
+	CPU         string   `json:"cpu"` // what a host must be alike in; the engine's own words
+	LinkToken   string   `json:"link_token,omitempty"`
+	Disks       int      `json:"disks"` // with the spare ones
 }
 
 // KernelImage is a guest kernel on the host.
@@ -149,6 +169,23 @@ type Machine interface {
 type Pauser interface {
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
+}
+
+// Saver is implemented by machines that can be saved.
+type Saver interface {
+	Pauser
+	// Save writes a paused microVM's memory and devices to dir, an empty directory. When it returns, the guest may go on, or be
+	// killed; its disks have to be copied before that. On error the guest is as it was, and dir may have files in it.
+	Save(ctx context.Context, dir string) (SavedState, error)
+}
+
+// Restorer is implemented by engines that restore what their machines saved.
+type Restorer interface {
+	// Finish brings what Save has written into the form that is restored fastest, and to the disk (fsync). No microVM has to
+	// run for it. Only what it returns can be restored.
+	Finish(ctx context.Context, spec MachineSpec, saved SavedState) (SavedState, error)
+	// Restorable says why the saved state cannot be restored on this host, now, or nil.
+	Restorable(ctx context.Context, saved SavedState) error
 }
 
 // Stager is implemented by machines that time their own start.
