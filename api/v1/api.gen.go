@@ -1375,6 +1375,14 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/sandboxes/{name}/logs (the `GetLogs` operationId).
 	GetLogs(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// PauseSandbox Halt the vCPUs of a running sandbox; its memory stays in the VMM
+	//
+	// Pausing a paused sandbox is not an error and does nothing. Whatever needs the guest is refused with `conflict` meanwhile; commands
+	// that run are halted, and their connections stay. A paused sandbox has no idle timeout.
+	//
+	// Corresponds with POST /v1/sandboxes/{name}/pause (the `PauseSandbox` operationId).
+	PauseSandbox(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// StartSandbox Boot the microVM; returns when the guest agent answers
 	//
 	// Starting a running sandbox is not an error and does nothing.
@@ -1397,6 +1405,13 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/sandboxes/{name}/stop (the `StopSandbox` operationId).
 	StopSandbox(ctx context.Context, name Name, params *StopSandboxParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UnpauseSandbox Let the vCPUs of a paused sandbox go on
+	//
+	// A sandbox that runs is left as it is.
+	//
+	// Corresponds with POST /v1/sandboxes/{name}/unpause (the `UnpauseSandbox` operationId).
+	UnpauseSandbox(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetVersion What answers here
 	//
@@ -1921,6 +1936,24 @@ func (c *Client) GetLogs(ctx context.Context, name Name, reqEditors ...RequestEd
 	return c.Client.Do(req)
 }
 
+// PauseSandbox Halt the vCPUs of a running sandbox; its memory stays in the VMM
+//
+// Pausing a paused sandbox is not an error and does nothing. Whatever needs the guest is refused with `conflict` meanwhile; commands
+// that run are halted, and their connections stay. A paused sandbox has no idle timeout.
+//
+// Corresponds with POST /v1/sandboxes/{name}/pause (the `PauseSandbox` operationId).
+func (c *Client) PauseSandbox(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPauseSandboxRequest(c.Server, name)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // StartSandbox Boot the microVM; returns when the guest agent answers
 //
 // Starting a running sandbox is not an error and does nothing.
@@ -1964,6 +1997,23 @@ func (c *Client) GetStats(ctx context.Context, name Name, params *GetStatsParams
 // Corresponds with POST /v1/sandboxes/{name}/stop (the `StopSandbox` operationId).
 func (c *Client) StopSandbox(ctx context.Context, name Name, params *StopSandboxParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewStopSandboxRequest(c.Server, name, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UnpauseSandbox Let the vCPUs of a paused sandbox go on
+//
+// A sandbox that runs is left as it is.
+//
+// Corresponds with POST /v1/sandboxes/{name}/unpause (the `UnpauseSandbox` operationId).
+func (c *Client) UnpauseSandbox(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUnpauseSandboxRequest(c.Server, name)
 	if err != nil {
 		return nil, err
 	}
@@ -3661,6 +3711,40 @@ func NewGetLogsRequest(server string, name Name) (*http.Request, error) {
 	return req, nil
 }
 
+// NewPauseSandboxRequest constructs an http.Request for the PauseSandbox method
+func NewPauseSandboxRequest(server string, name Name) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/sandboxes/%s/pause", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewStartSandboxRequest constructs an http.Request for the StartSandbox method
 func NewStartSandboxRequest(server string, name Name, params *StartSandboxParams) (*http.Request, error) {
 	var err error
@@ -3858,6 +3942,40 @@ func NewStopSandboxRequest(server string, name Name, params *StopSandboxParams) 
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
 		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewUnpauseSandboxRequest constructs an http.Request for the UnpauseSandbox method
+func NewUnpauseSandboxRequest(server string, name Name) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/sandboxes/%s/unpause", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
 	}
 
 	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
@@ -4328,6 +4446,16 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /v1/sandboxes/{name}/logs (the `GetLogs` operationId).
 	GetLogsWithResponse(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*GetLogsResponse, error)
 
+	// PauseSandboxWithResponse Halt the vCPUs of a running sandbox; its memory stays in the VMM
+	//
+	// Pausing a paused sandbox is not an error and does nothing. Whatever needs the guest is refused with `conflict` meanwhile; commands
+	// that run are halted, and their connections stay. A paused sandbox has no idle timeout.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/sandboxes/{name}/pause (the `PauseSandbox` operationId).
+	PauseSandboxWithResponse(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*PauseSandboxResponse, error)
+
 	// StartSandboxWithResponse Boot the microVM; returns when the guest agent answers
 	//
 	// Starting a running sandbox is not an error and does nothing.
@@ -4356,6 +4484,15 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /v1/sandboxes/{name}/stop (the `StopSandbox` operationId).
 	StopSandboxWithResponse(ctx context.Context, name Name, params *StopSandboxParams, reqEditors ...RequestEditorFn) (*StopSandboxResponse, error)
+
+	// UnpauseSandboxWithResponse Let the vCPUs of a paused sandbox go on
+	//
+	// A sandbox that runs is left as it is.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/sandboxes/{name}/unpause (the `UnpauseSandbox` operationId).
+	UnpauseSandboxWithResponse(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*UnpauseSandboxResponse, error)
 
 	// GetVersionWithResponse What answers here
 	//
@@ -5586,6 +5723,54 @@ func (r GetLogsResponse) ContentType() string {
 	return ""
 }
 
+type PauseSandboxResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Sandbox
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r PauseSandboxResponse) GetJSON200() *Sandbox {
+	return r.JSON200
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r PauseSandboxResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r PauseSandboxResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PauseSandboxResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PauseSandboxResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PauseSandboxResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type StartSandboxResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -5724,6 +5909,54 @@ func (r StopSandboxResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r StopSandboxResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type UnpauseSandboxResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Sandbox
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r UnpauseSandboxResponse) GetJSON200() *Sandbox {
+	return r.JSON200
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r UnpauseSandboxResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r UnpauseSandboxResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r UnpauseSandboxResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r UnpauseSandboxResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r UnpauseSandboxResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -6385,6 +6618,22 @@ func (c *ClientWithResponses) GetLogsWithResponse(ctx context.Context, name Name
 	return ParseGetLogsResponse(rsp)
 }
 
+// PauseSandboxWithResponse Halt the vCPUs of a running sandbox; its memory stays in the VMM
+//
+// Pausing a paused sandbox is not an error and does nothing. Whatever needs the guest is refused with `conflict` meanwhile; commands
+// that run are halted, and their connections stay. A paused sandbox has no idle timeout.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/sandboxes/{name}/pause (the `PauseSandbox` operationId).
+func (c *ClientWithResponses) PauseSandboxWithResponse(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*PauseSandboxResponse, error) {
+	rsp, err := c.PauseSandbox(ctx, name, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePauseSandboxResponse(rsp)
+}
+
 // StartSandboxWithResponse Boot the microVM; returns when the guest agent answers
 //
 // Starting a running sandbox is not an error and does nothing.
@@ -6430,6 +6679,21 @@ func (c *ClientWithResponses) StopSandboxWithResponse(ctx context.Context, name 
 		return nil, err
 	}
 	return ParseStopSandboxResponse(rsp)
+}
+
+// UnpauseSandboxWithResponse Let the vCPUs of a paused sandbox go on
+//
+// A sandbox that runs is left as it is.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/sandboxes/{name}/unpause (the `UnpauseSandbox` operationId).
+func (c *ClientWithResponses) UnpauseSandboxWithResponse(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*UnpauseSandboxResponse, error) {
+	rsp, err := c.UnpauseSandbox(ctx, name, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUnpauseSandboxResponse(rsp)
 }
 
 // GetVersionWithResponse What answers here
@@ -7327,6 +7591,39 @@ func ParseGetLogsResponse(rsp *http.Response) (*GetLogsResponse, error) {
 	return response, nil
 }
 
+// ParsePauseSandboxResponse parses an HTTP response from a PauseSandboxWithResponse call
+func ParsePauseSandboxResponse(rsp *http.Response) (*PauseSandboxResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PauseSandboxResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Sandbox
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseStartSandboxResponse parses an HTTP response from a StartSandboxWithResponse call
 func ParseStartSandboxResponse(rsp *http.Response) (*StartSandboxResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -7405,6 +7702,39 @@ func ParseStopSandboxResponse(rsp *http.Response) (*StopSandboxResponse, error) 
 	}
 
 	response := &StopSandboxResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Sandbox
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseUnpauseSandboxResponse parses an HTTP response from a UnpauseSandboxWithResponse call
+func ParseUnpauseSandboxResponse(rsp *http.Response) (*UnpauseSandboxResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &UnpauseSandboxResponse{
 		Body:         bodyBytes,
 		HTTPResponse: rsp,
 	}
@@ -7673,6 +8003,9 @@ type ServerInterface interface {
 	// GetLogs The console of the microVM, as far as it is kept
 	// (GET /v1/sandboxes/{name}/logs)
 	GetLogs(w http.ResponseWriter, r *http.Request, name Name)
+	// PauseSandbox Halt the vCPUs of a running sandbox; its memory stays in the VMM
+	// (POST /v1/sandboxes/{name}/pause)
+	PauseSandbox(w http.ResponseWriter, r *http.Request, name Name)
 	// StartSandbox Boot the microVM; returns when the guest agent answers
 	// (POST /v1/sandboxes/{name}/start)
 	StartSandbox(w http.ResponseWriter, r *http.Request, name Name, params StartSandboxParams)
@@ -7682,6 +8015,9 @@ type ServerInterface interface {
 	// StopSandbox Shut the microVM down; the disks are kept
 	// (POST /v1/sandboxes/{name}/stop)
 	StopSandbox(w http.ResponseWriter, r *http.Request, name Name, params StopSandboxParams)
+	// UnpauseSandbox Let the vCPUs of a paused sandbox go on
+	// (POST /v1/sandboxes/{name}/unpause)
+	UnpauseSandbox(w http.ResponseWriter, r *http.Request, name Name)
 	// GetVersion What answers here
 	// (GET /v1/version)
 	GetVersion(w http.ResponseWriter, r *http.Request)
@@ -8928,6 +9264,32 @@ func (siw *ServerInterfaceWrapper) GetLogs(w http.ResponseWriter, r *http.Reques
 	handler.ServeHTTP(w, r)
 }
 
+// PauseSandbox operation middleware
+func (siw *ServerInterfaceWrapper) PauseSandbox(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name Name
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", r.PathValue("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PauseSandbox(w, r, name)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // StartSandbox operation middleware
 func (siw *ServerInterfaceWrapper) StartSandbox(w http.ResponseWriter, r *http.Request) {
 
@@ -9071,6 +9433,32 @@ func (siw *ServerInterfaceWrapper) StopSandbox(w http.ResponseWriter, r *http.Re
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.StopSandbox(w, r, name, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// UnpauseSandbox operation middleware
+func (siw *ServerInterfaceWrapper) UnpauseSandbox(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name Name
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", r.PathValue("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.UnpauseSandbox(w, r, name)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -9325,6 +9713,8 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/sandboxes/{name}/stats", wrapper.GetStats)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/metrics", wrapper.GetMetrics)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/events", wrapper.GetEvents)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/sandboxes/{name}/pause", wrapper.PauseSandbox)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/sandboxes/{name}/unpause", wrapper.UnpauseSandbox)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/volumes", wrapper.ListVolumes)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/volumes", wrapper.CreateVolume)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v1/volumes/{volume}", wrapper.RemoveVolume)

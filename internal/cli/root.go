@@ -81,7 +81,7 @@ func newRoot(e *env) *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	add("sandbox", initCommand(e), createCommand(e), startCommand(e), stopCommand(e), restartCommand(e), rmCommand(e),
+	add("sandbox", initCommand(e), createCommand(e), startCommand(e), stopCommand(e), restartCommand(e), pauseCommand(e), unpauseCommand(e), rmCommand(e),
 		listCommand(e), inspectCommand(e), eventsCommand(e), statsCommand(e), execCommand(e), shellCommand(e), runCommand(e), cpCommand(e), portForwardCommand(e), portCommand(e), logsCommand(e), replayCommand(e),
 		psCommand(e), killCommand(e), waitCommand(e), attachCommand(e))
 	add("build", kernelCommand(e), imageCommand(e), volumeCommand(e))

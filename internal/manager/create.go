@@ -123,13 +123,16 @@ func (m *Manager) Remove(ctx context.Context, name string, force bool) error {
 	defer b.release()
 	rec := b.record()
 	b.mu.Lock()
-	machine, g := b.machine, b.guest
+	machine := b.machine
 	b.mu.Unlock()
 	if machine != nil {
 		if !force {
 			return sandbox.Errorf(sandbox.Conflict, fmt.Sprintf("stop it with agentkernel stop %s, or remove it with --force", name), "sandbox %q is %s", name, rec.State)
 		}
-		m.flushVolumes(ctx, rec, machine, g)
+		m.flushVolumes(ctx, b, machine)
+		b.mu.Lock()
+		g := b.guest
+		b.mu.Unlock()
 		g.close()
 		if err := machine.Kill(context.WithoutCancel(ctx)); err != nil {
 			return fmt.Errorf("kill the microVM of %q: %w", name, err)

@@ -139,13 +139,7 @@ const maxWatched = 128
 // watchDetached waits for the end of a command in the background, tells of it, and keeps the sandbox from being idle
 // meanwhile.
 func (m *Manager) watchDetached(b *box, g *guest, told *execEvents) {
-	m.mu.Lock()
-	closed := m.closed
-	if !closed {
-		m.background.Add(1)
-	}
-	m.mu.Unlock()
-	if closed {
+	if !m.inBackground() {
 		told.done()
 		return
 	}

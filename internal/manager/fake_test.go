@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,18 +35,61 @@ type fakeEngine struct {
 // fakeVMM is a process that serves the guest protocol.
 type fakeVMM struct {
 	agent
-	rec  sandbox.MachineRecord
-	ctx  context.Context
-	kill context.CancelCauseFunc
-	mute bool // the guest agent never answers
+	rec     sandbox.MachineRecord
+	ctx     context.Context
+	kill    context.CancelCauseFunc
+	noPause bool // vCPUs cannot be halted
+	mute    bool // the guest agent never answers
+}
+
+// vcpus can be halted.
+type vcpus struct {
+	mu    sync.Mutex
+	going chan struct{} // closed unless they are halted; nil is closed
+}
+
+func (c *vcpus) halt() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.halted() {
+		c.going = make(chan struct{})
+	}
+}
+
+func (c *vcpus) goOn() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.halted() {
+		close(c.going)
+		c.going = nil
+	}
+}
+
+func (c *vcpus) halted() bool { return c.going != nil }
+
+// wait waits until they go on, or for end.
+func (c *vcpus) wait(end <-chan struct{}) {
+	c.mu.Lock()
+	going := c.going
+	c.mu.Unlock()
+	if going == nil {
+		return
+	}
+	select {
+	case <-going:
+	case <-end:
+	}
 }
 
 var errKilled, errShutDown = errors.New("killed"), errors.New("shut down")
 
 type agent struct {
 	guestv1.AgentService
+	cpu      vcpus
+	gone     <-chan struct{}
 	shutdown func()
-	stuck    bool // a shutdown is agreed to and does not happen
+	asked    atomic.Bool // to shut down
+	stuck    bool        // a shutdown is agreed to and does not happen
 }
 
 func (a *agent) Hello(context.Context, *guestv1.HelloRequest) (*guestv1.HelloResponse, error) {
@@ -57,6 +101,8 @@ func (a *agent) List(context.Context, *guestv1.ListRequest) (*guestv1.ListRespon
 }
 
 func (a *agent) Shutdown(context.Context, *guestv1.ShutdownRequest) (*guestv1.ShutdownResponse, error) {
+	a.cpu.wait(a.gone)
+	a.asked.Store(true)
 	if !a.stuck {
 		defer time.AfterFunc(0, a.shutdown)
 	}
@@ -74,7 +120,7 @@ func (e *fakeEngine) Launch(_ context.Context, spec sandbox.MachineSpec) (sandbo
 	e.launches++
 	v := &fakeVMM{rec: sandbox.MachineRecord{Engine: "fake", PID: 1000 + e.launches, StartTime: 1, BootID: "boot"}}
 	v.ctx, v.kill = context.WithCancelCause(context.Background())
-	v.shutdown = func() { v.kill(errShutDown) }
+	v.shutdown, v.gone = func() { v.kill(errShutDown) }, v.ctx.Done()
 	if e.onLaunch != nil {
 		if err := e.onLaunch(v); err != nil {
 			return nil, err
@@ -132,6 +178,10 @@ func (m *fakeMachine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 			return nil, errors.New("the VMM is gone")
 		}
 	}
+	m.v.cpu.wait(ctx.Done())
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
 	host, guest := net.Pipe()
 	l := &oneConn{conn: guest, done: make(chan struct{})}
 	if port == sandbox.GuestStreamPort {
@@ -148,6 +198,15 @@ func (m *fakeMachine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	context.AfterFunc(m.v.ctx, func() { host.Close(); guest.Close(); server.Close() })
 	return host, nil
 }
+
+func (m *fakeMachine) Pause(context.Context) error {
+	if m.v.noPause {
+		return errors.New("it cannot")
+	}
+	m.v.cpu.halt()
+	return nil
+}
+func (m *fakeMachine) Resume(context.Context) error { m.v.cpu.goOn(); return nil }
 
 func (m *fakeMachine) Kill(context.Context) error { m.v.kill(errKilled); return nil }
 func (m *fakeMachine) Done() <-chan struct{}      { return m.v.ctx.Done() }

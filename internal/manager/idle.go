@@ -68,13 +68,9 @@ func (b *box) use() (done func(), err error) {
 // idle stops a sandbox when it has had no user for its idle timeout. Whoever uses it meanwhile wins, up to the moment when
 // stopping is set; from then on, it is told so.
 func (m *Manager) idle(b *box) {
-	m.mu.Lock()
-	if m.closed {
-		m.mu.Unlock()
+	if !m.inBackground() {
 		return
 	}
-	m.background.Add(1)
-	m.mu.Unlock()
 	defer m.background.Done()
 	if b.acquire(m.ctx) != nil {
 		return // removed, or the daemon ends

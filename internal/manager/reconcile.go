@@ -110,7 +110,16 @@ func (m *Manager) adopted(b *box, machine sandbox.Machine, published *publicatio
 	log := m.log.With("sandbox", rec.Spec.Name)
 	ctx, cancel := context.WithTimeoutCause(m.ctx, adoptTimeout, fmt.Errorf("the guest agent did not answer within %v after the daemon came back", adoptTimeout))
 	defer cancel()
-	g, err := connect(ctx, machine, rec.Spec.Name)
+	if rec.State == sandbox.Paused {
+		if err := m.adoptPaused(ctx, b, machine); err != nil {
+			m.notAdopted(b, machine, nil, published, err)
+			return
+		}
+		log.Info("adopted, paused", "pid", rec.Machine.PID)
+		published.serve(m, b, bindings)
+		return
+	}
+	g, err := m.reach(ctx, machine, rec)
 	if err == nil && rec.State == sandbox.Stopping {
 		published.close()
 		b.mu.Lock()
@@ -133,6 +142,37 @@ func (m *Manager) adopted(b *box, machine sandbox.Machine, published *publicatio
 			return
 		}
 	}
+	m.notAdopted(b, machine, g, published, explain(ctx, machine, err))
+}
+
+// adoptPaused takes over a microVM whose record says that it is paused. It may not be: a daemon may have died before it came to
+// that, or in the middle of letting it go on.
+func (m *Manager) adoptPaused(ctx context.Context, b *box, machine sandbox.Machine) error {
+	p, ok := machine.(sandbox.Pauser)
+	if !ok {
+		return errors.New("its engine cannot halt vCPUs any more")
+	}
+	if err := p.Pause(ctx); err != nil {
+		return err
+	}
+	m.attach(b, machine, nil)
+	return nil
+}
+
+// reach waits for the guest agent of a microVM that is not to be paused. One that was to be stopped may be paused still.
+func (m *Manager) reach(ctx context.Context, machine sandbox.Machine, rec sandbox.Record) (*guest, error) {
+	if p, ok := machine.(sandbox.Pauser); ok && rec.State == sandbox.Stopping {
+		if err := p.Resume(ctx); err != nil {
+			m.log.Warn("let a microVM that is to be stopped go on", "sandbox", rec.Spec.Name, "err", err)
+		}
+	}
+	return connect(ctx, machine, rec.Spec.Name)
+}
+
+// notAdopted ends a microVM that cannot be adopted. The caller holds op.
+func (m *Manager) notAdopted(b *box, machine sandbox.Machine, g *guest, published *publication, err error) {
+	rec := b.record()
+	log := m.log.With("sandbox", rec.Spec.Name)
 	published.close()
 	if m.ctx.Err() != nil { // the daemon ends; the next one adopts it
 		if err := machine.Release(); err != nil {
@@ -140,7 +180,6 @@ func (m *Manager) adopted(b *box, machine sandbox.Machine, published *publicatio
 		}
 		return
 	}
-	err = explain(ctx, machine, err)
 	log.Error("its microVM cannot be adopted", "err", err)
 	g.close()
 	if err := machine.Kill(context.Background()); err != nil {

@@ -63,6 +63,9 @@ func (m *Manager) running(ctx context.Context, name string) (r running, err erro
 		state = look()
 	}
 	if state != sandbox.Running || r.guest == nil {
+		if state == sandbox.Paused {
+			return r, paused(name)
+		}
 		hint := "start it with agentkernel start " + name
 		if state == sandbox.Starting {
 			hint = "wait until it runs"

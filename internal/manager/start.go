@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/agentkernel/agentkernel/internal/events"
-	"github.com/agentkernel/agentkernel/internal/guestrpc"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
 
@@ -35,8 +34,11 @@ func (m *Manager) Start(ctx context.Context, name string, opts StartOptions) (sa
 		return sandbox.Record{}, err
 	}
 	defer b.release()
-	if rec := b.record(); rec.State == sandbox.Running {
+	switch rec := b.record(); rec.State {
+	case sandbox.Running:
 		return rec, nil
+	case sandbox.Paused:
+		return sandbox.Record{}, paused(name)
 	}
 	// Before anything else, so that a port that is taken changes nothing.
 	published, bindings, err := m.bind(ctx, name, b.record().Spec.Publish)
@@ -132,19 +134,10 @@ func (m *Manager) bootGuest(ctx context.Context, b *box, machine sandbox.Machine
 	return connect(ctx, machine, rec.Spec.Name)
 }
 
-// attach makes machine the sandbox's microVM and watches for its end.
+// attach makes machine the sandbox's microVM and watches for its end. g is nil when its guest agent cannot be talked to, as the
+// vCPUs are halted.
 func (m *Manager) attach(b *box, machine sandbox.Machine, g *guest) {
-	m.mu.Lock()
-	closed := m.closed
-	watchGuest := g.can(guestrpc.StatsCapability)
-	if !closed {
-		m.background.Add(1)
-		if watchGuest {
-			m.background.Add(1)
-		}
-	}
-	m.mu.Unlock()
-	if closed {
+	if !m.inBackground() {
 		g.close()
 		if err := machine.Release(); err != nil {
 			m.log.Warn("let go of the VMM", "err", err)
@@ -154,12 +147,12 @@ func (m *Manager) attach(b *box, machine sandbox.Machine, g *guest) {
 	watched := make(chan struct{})
 	b.mu.Lock()
 	b.machine, b.guest, b.watched = machine, g, watched
-	m.beginIdle(b)
+	if b.rec.State == sandbox.Running {
+		m.beginIdle(b)
+	}
 	b.mu.Unlock()
 	go m.watch(b, machine, watched)
-	if watchGuest {
-		go m.watchGuest(b, machine, g)
-	}
+	m.follow(b, machine, g)
 }
 
 // watch waits for the end of a microVM. One that nobody asked for makes the sandbox failed.

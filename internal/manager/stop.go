@@ -33,13 +33,16 @@ func (m *Manager) Stop(ctx context.Context, name string, grace time.Duration) (s
 // stop stops a sandbox that has a microVM. reason is for the record, when nobody asked for it. The caller holds op.
 func (m *Manager) stop(ctx context.Context, b *box, grace time.Duration, reason string) error {
 	b.mu.Lock()
-	machine, name := b.machine, b.rec.Spec.Name
+	machine, name, halted := b.machine, b.rec.Spec.Name, b.rec.State == sandbox.Paused
 	b.mu.Unlock()
 	if machine == nil {
 		return nil
 	}
 	if err := m.move(b, sandbox.Stopping, func(r *sandbox.Record) { r.Reason = reason }); err != nil {
 		return err
+	}
+	if halted && grace > 0 {
+		m.wakeToEnd(ctx, b, grace+unmountTime)
 	}
 	if err := m.shutDown(ctx, b, machine, grace); err != nil {
 		return fmt.Errorf("stop %q: %w", name, err)
@@ -53,7 +56,7 @@ func (m *Manager) shutDown(ctx context.Context, b *box, machine sandbox.Machine,
 	b.mu.Lock()
 	g, rec := b.guest, b.rec
 	b.mu.Unlock()
-	if grace > 0 {
+	if grace > 0 && g != nil {
 		ctx, cancel := context.WithTimeout(ctx, grace+unmountTime)
 		if err := g.shutdown(ctx, grace); err != nil {
 			m.log.Warn("the guest does not shut down; killing its VMM", "sandbox", rec.Spec.Name, "err", err)

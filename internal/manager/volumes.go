@@ -309,9 +309,19 @@ func (m *Manager) volumeDisks(rec sandbox.Record) ([]sandbox.Disk, error) {
 
 // flushVolumes has the guest of a sandbox that is about to be killed write its volumes: they outlive it, unlike all else that it
 // has. It ends with the microVM, or soon.
-func (m *Manager) flushVolumes(ctx context.Context, rec sandbox.Record, machine sandbox.Machine, g *guest) {
+func (m *Manager) flushVolumes(ctx context.Context, b *box, machine sandbox.Machine) {
 	writes := func(v sandbox.VolumeMount) bool { return !v.ReadOnly }
-	if g == nil || !slices.ContainsFunc(rec.Spec.Volumes, writes) {
+	rec := b.record()
+	if !slices.ContainsFunc(rec.Spec.Volumes, writes) {
+		return
+	}
+	b.mu.Lock()
+	g := b.guest
+	b.mu.Unlock()
+	if rec.State == sandbox.Paused {
+		g = m.wakeToEnd(context.WithoutCancel(ctx), b, flushGrace+unmountTime)
+	}
+	if g == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushGrace+unmountTime)
