@@ -60,26 +60,11 @@ type MachineSpec struct {
 	// CountFile, when set, asks for a count of executed guest instructions, kept up to date in this file: one
 	// little-endian u64. Engines that cannot count refuse it.
 	CountFile string
-	// Spares are how many virtio-blk disks follow Disks that are not used yet: a restore may put others in their place.
-	Spares int
-	// From, when set, is what the microVM goes on from, instead of booting. VCPUs, MemoryMiB, Arch and the number of all disks
-	// are those of the saved microVM.
+	// Spares follow Disks in a microVM that boots.
+	Spares []Spare
+	// From, when set, is what the microVM goes on from, instead of booting. VCPUs, MemoryMiB and Arch are those of the saved
+	// microVM, and Slots says where Disks are. Kernel and Initrd are not used.
 	From *SavedState
-}
-
-// SavedState is a microVM's memory and devices in files, but not its disks. It is taken by a Saver, and MachineSpec.From has an
-// engine restore it, as often as wanted and in many microVMs at once: the files are not written to, and their memory is
-// shared until it is written.
-type SavedState struct {
-	Dir string `json:"-"` // absolute; the directory of Files, which engines of any process may read
-	// Files are the names in Dir, all that Dir has.
-	Files       []string `json:"files"`
-	Engine      string   `json:"engine"`
-	Version     string   `json:"version"` // of the VMM
-	Accelerator string   `json:"accelerator"`
-	CPU         string   `json:"cpu"` // what a host must be alike in; the engine's own words
-	LinkToken   string   `json:"link_token,omitempty"`
-	Disks       int      `json:"disks"` // with the spare ones
 }
 
 // KernelImage is a guest kernel on the host.
@@ -140,6 +125,8 @@ type MachineRecord struct {
 	LinkToken   string `json:"link_token,omitempty"` // hex; marks the start of a session on a serial link
 	// Confinement says what confines the VMM, as it was measured once it ran.
 	Confinement []string `json:"confinement,omitempty"`
+	// Disks are what a state of it will have as its disks.
+	Disks []DiskSlot `json:"disks,omitempty"`
 }
 
 // Exit says how a VMM ended.
