@@ -114,8 +114,11 @@ func (e *Engine) Capabilities(ctx context.Context) sandbox.Capabilities {
 }
 
 // Launch starts a microVM with the engine that is chosen for its architecture. An engine that fails is not followed by
-// another: what the user gets must not depend on a failure.
+// another: what the user gets must not depend on a failure. A saved state is restored by the engine that it is of.
 func (e *Engine) Launch(ctx context.Context, spec sandbox.MachineSpec) (sandbox.Machine, error) {
+	if spec.From != nil {
+		return e.launchFrom(ctx, spec)
+	}
 	choices := e.Choose(ctx, spec.Engine, spec.Arch)
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("choose an engine: %w", context.Cause(ctx))
