@@ -22,7 +22,7 @@ type BootResult struct {
 // emulation one more boot counts the guest's instructions, which do not depend on the host's speed.
 func Boot(ctx context.Context, c *client.Client, n int, req client.CreateRequest, progress func(done, of int)) (BootResult, error) {
 	var r BootResult
-	var t table
+	var t Table
 	for i := range n {
 		sb, err := bootOnce(ctx, c, req, &t, false)
 		if err != nil {
@@ -31,9 +31,9 @@ func Boot(ctx context.Context, c *client.Client, n int, req client.CreateRequest
 		r.Engine, r.Accelerator, r.Kernel = deref(sb.Engine), deref(sb.Accelerator), deref(sb.Kernel)
 		progress(i+1, n)
 	}
-	r.Stages = t.summaries()
+	r.Stages = t.Summaries()
 	if r.Accelerator == "tcg" {
-		sb, err := bootOnce(ctx, c, req, &table{}, true)
+		sb, err := bootOnce(ctx, c, req, &Table{}, true)
 		if err != nil {
 			return r, fmt.Errorf("count the guest's instructions: %w", err)
 		}
@@ -42,11 +42,11 @@ func Boot(ctx context.Context, c *client.Client, n int, req client.CreateRequest
 	return r, nil
 }
 
-func bootOnce(ctx context.Context, c *client.Client, req client.CreateRequest, t *table, count bool) (sb client.Sandbox, err error) {
+func bootOnce(ctx context.Context, c *client.Client, req client.CreateRequest, t *Table, count bool) (sb client.Sandbox, err error) {
 	timed := func(name string, f func() error) error {
 		began := time.Now()
 		err := f()
-		t.add(name, time.Since(began))
+		t.Add(name, time.Since(began))
 		return err
 	}
 	if err := timed("create", func() error { _, err := c.Create(ctx, req); return err }); err != nil {
@@ -65,10 +65,10 @@ func bootOnce(ctx context.Context, c *client.Client, req client.CreateRequest, t
 	ready := time.Since(began)
 	if sb.Stages != nil {
 		for _, s := range *sb.Stages {
-			t.add("start: "+s.Name, time.Duration(s.DurationMs*float64(time.Millisecond)))
+			t.Add("start: "+s.Name, time.Duration(s.DurationMs*float64(time.Millisecond)))
 		}
 	}
-	t.add("start, in all", ready)
+	t.Add("start, in all", ready)
 	for _, name := range []string{"first exec", "second exec"} {
 		if err := timed(name, func() error { return execTrue(ctx, c, req.Name) }); err != nil {
 			return sb, err

@@ -44,7 +44,7 @@ func Exec(ctx context.Context, c *client.Client, self string, n int, docker bool
 		}
 		defer func() { err = errors.Join(err, cleanup()) }()
 	}
-	var t table
+	var t Table
 	const api, cli, dockerExec = "exec through the API", "agentkernel exec", "docker exec"
 	for i := -1; i < n; i++ { // the first round is not counted: emulation translates code when it first runs
 		began := time.Now()
@@ -65,28 +65,28 @@ func Exec(ctx context.Context, c *client.Client, self string, n int, docker bool
 		if i < 0 {
 			continue
 		}
-		t.add(api, viaAPI)
-		t.add(cli, viaCLI)
+		t.Add(api, viaAPI)
+		t.Add(cli, viaCLI)
 		if docker {
-			t.add(dockerExec, viaDocker)
+			t.Add(dockerExec, viaDocker)
 		}
 	}
 	if docker {
-		r.Ratio = float64(t.series[1].Quantile(0.5)) / float64(t.series[2].Quantile(0.5))
+		r.Ratio = float64(t.Series[1].Quantile(0.5)) / float64(t.Series[2].Quantile(0.5))
 	}
 	if parallel > 0 {
 		if err := execAtOnce(ctx, c, req.Name, n, parallel, &t); err != nil {
 			return r, err
 		}
 		r.Parallel = parallel
-		r.ParallelRatio = float64(t.series[len(t.series)-1].Quantile(0.99)) / float64(t.series[0].Quantile(0.5))
+		r.ParallelRatio = float64(t.Series[len(t.Series)-1].Quantile(0.99)) / float64(t.Series[0].Quantile(0.5))
 	}
-	r.Rows = t.summaries()
+	r.Rows = t.Summaries()
 	return r, nil
 }
 
 // execAtOnce runs true n times, in rounds of so many at once.
-func execAtOnce(ctx context.Context, c *client.Client, name string, n, parallel int, t *table) error {
+func execAtOnce(ctx context.Context, c *client.Client, name string, n, parallel int, t *Table) error {
 	row := fmt.Sprintf("%d execs at once, each", parallel)
 	type outcome struct {
 		took time.Duration
@@ -105,7 +105,7 @@ func execAtOnce(ctx context.Context, c *client.Client, name string, n, parallel 
 		for range parallel {
 			o := <-outcomes
 			failed = errors.Join(failed, o.err)
-			t.add(row, o.took)
+			t.Add(row, o.took)
 		}
 		if failed != nil {
 			return failed

@@ -39,22 +39,24 @@ func (s Series) Summary() Summary {
 	return Summary{Name: s.Name, N: len(s.Samples), Min: ms(0), P50: ms(0.5), P95: ms(0.95), P99: ms(0.99), Max: ms(1)}
 }
 
-// table collects series in the order in which their names first appear.
-type table struct{ series []Series }
+// Table collects series in the order in which their names first appear.
+type Table struct{ Series []Series }
 
-func (t *table) add(name string, d time.Duration) {
-	for i := range t.series {
-		if t.series[i].Name == name {
-			t.series[i].Samples = append(t.series[i].Samples, d)
+// Add a measurement to the series of this name.
+func (t *Table) Add(name string, d time.Duration) {
+	for i := range t.Series {
+		if t.Series[i].Name == name {
+			t.Series[i].Samples = append(t.Series[i].Samples, d)
 			return
 		}
 	}
-	t.series = append(t.series, Series{name, []time.Duration{d}})
+	t.Series = append(t.Series, Series{name, []time.Duration{d}})
 }
 
-func (t *table) summaries() []Summary {
-	list := make([]Summary, len(t.series))
-	for i, s := range t.series {
+// Summaries of all series.
+func (t *Table) Summaries() []Summary {
+	list := make([]Summary, len(t.Series))
+	for i, s := range t.Series {
 		list[i] = s.Summary()
 	}
 	return list

@@ -85,7 +85,7 @@ func newRoot(e *env) *cobra.Command {
 		listCommand(e), inspectCommand(e), eventsCommand(e), statsCommand(e), execCommand(e), shellCommand(e), runCommand(e), cpCommand(e), portForwardCommand(e), portCommand(e), logsCommand(e), replayCommand(e),
 		psCommand(e), killCommand(e), waitCommand(e), attachCommand(e))
 	add("build", kernelCommand(e), imageCommand(e), volumeCommand(e))
-	add("system", setupCommand(e), doctorCommand(e), daemonCommand(e), benchCommand(e), versionCommand(e))
+	add("system", setupCommand(e), doctorCommand(e), daemonCommand(e), benchCommand(e), stressCommand(e), versionCommand(e))
 	root.SetHelpCommandGroupID("system")
 	root.SetCompletionCommandGroupID("system")
 	return root

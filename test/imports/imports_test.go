@@ -24,7 +24,7 @@ var rules = map[string][]string{
 	"internal/cli":        {"internal/portforward", "internal/transport/duplex", "internal/archive", "internal/app", "internal/paths", "internal/config", "internal/sandbox", "internal/bench", "internal/kernel", "internal/image", "internal/terminal", "internal/asciicast", "pkg/client", "api/v1"},
 	"internal/terminal":   {},
 	"internal/asciicast":  {},
-	"internal/bench":      {"internal/sandbox", "pkg/client", "api/v1"},
+	"internal/bench":      {"internal/bench", "internal/procusage", "internal/sandbox", "pkg/client", "api/v1"},
 	"internal/app":        {"internal/config", "internal/hostcheck", "internal/vmmrelease", "internal/paths", "internal/hangup", "internal/httpapi", "internal/manager", "internal/sandbox", "internal/store", "internal/engine", "internal/hostvirt", "internal/image", "internal/kernel", "internal/disk", "internal/project", "internal/initramfs", "internal/icount", "internal/unixsock", "pkg/client", "api/v1"},
 	"internal/httpapi":    {"internal/transport/duplex", "internal/transport/wsstream", "internal/events", "internal/manager", "internal/sandbox", "internal/guestrpc", "api/v1"},
 	"internal/events":     {},

@@ -1,0 +1,13 @@
+// Package census counts what sandboxes have on a host, as the kernel tells it: processes, sockets, descriptors. It is told by
+// nobody what there should be, so it finds what was forgotten.
+package census
+
+// marker is in the arguments of every VMM, of whatever engine, followed by the id of its sandbox.
+const marker = "agentkernel-"
+
+// Process is one that has the marker of a sandbox in its arguments.
+type Process struct {
+	PID     int
+	Sandbox string // id
+	Command string // its arguments, cut to 200 bytes
+}

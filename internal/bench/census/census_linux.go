@@ -1,0 +1,159 @@
+package census
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// Processes returns those of the sandboxes with these ids. Zombies have no arguments, and are not among them.
+func Processes(ids []string) ([]Process, error) {
+	dirs, err := processes()
+	if err != nil {
+		return nil, err
+	}
+	wanted := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		wanted[id] = true
+	}
+	var found []Process
+	for _, pid := range dirs {
+		args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil {
+			continue // it ended meanwhile
+		}
+		if id := marked(args, wanted); id != "" {
+			command := string(bytes.ReplaceAll(args[:min(len(args), 200)], []byte{0}, []byte{' '}))
+			found = append(found, Process{PID: pid, Sandbox: id, Command: strings.TrimSpace(command)})
+		}
+	}
+	return found, nil
+}
+
+// marked is the first wanted id that follows a marker.
+func marked(args []byte, wanted map[string]bool) string {
+	for {
+		_, rest, ok := bytes.Cut(args, []byte(marker))
+		if !ok {
+			return ""
+		}
+		end := bytes.IndexFunc(rest, func(r rune) bool { return (r < '0' || r > '9') && (r < 'a' || r > 'f') })
+		if end < 0 {
+			end = len(rest)
+		}
+		if id := string(rest[:end]); wanted[id] {
+			return id
+		}
+		args = rest
+	}
+}
+
+// Zombies returns the ended children of a process that it has not waited for. Source: proc_pid_stat(5).
+func Zombies(parent int) ([]int, error) {
+	pids, err := processes()
+	if err != nil {
+		return nil, err
+	}
+	var found []int
+	for _, pid := range pids {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			continue
+		}
+		f := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+		if len(f) > 1 && string(f[0]) == "Z" && string(f[1]) == strconv.Itoa(parent) {
+			found = append(found, pid)
+		}
+	}
+	return found, nil
+}
+
+// Descriptors is how many file descriptors a process has open.
+func Descriptors(pid int) (int, error) {
+	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		return 0, fmt.Errorf("count the descriptors of process %d: %w", pid, err)
+	}
+	return len(list), nil
+}
+
+// ContextSwitches is how often the threads of a process that now live have left a processor, by themselves or not.
+func ContextSwitches(pid int) (uint64, error) {
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	if len(files) == 0 {
+		return 0, fmt.Errorf("count the context switches of process %d: %w", pid, os.ErrNotExist)
+	}
+	var sum uint64
+	for _, file := range files {
+		status, err := os.ReadFile(file)
+		if err != nil {
+			continue // the thread ended meanwhile
+		}
+		for line := range bytes.Lines(status) {
+			name, value, _ := bytes.Cut(line, []byte{':'})
+			if bytes.HasSuffix(name, []byte("voluntary_ctxt_switches")) { // nonvoluntary, too
+				n, err := strconv.ParseUint(string(bytes.TrimSpace(value)), 10, 64)
+				if err != nil {
+					return 0, fmt.Errorf("read %s: %w", file, err)
+				}
+				sum += n
+			}
+		}
+	}
+	return sum, nil
+}
+
+// Sockets returns the paths of unix sockets of this host that have one of these words in them. Source: /proc/net/unix,
+// unix(7).
+func Sockets(words []string) (paths []string, err error) {
+	f, err := os.Open("/proc/net/unix")
+	if err != nil {
+		return nil, fmt.Errorf("list unix sockets: %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 8 {
+			continue // it has no path
+		}
+		path := strings.Join(fields[7:], " ")
+		for _, word := range words {
+			if strings.Contains(path, word) {
+				paths = append(paths, path)
+				break
+			}
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("list unix sockets: %w", err)
+	}
+	return paths, nil
+}
+
+func processes() ([]int, error) {
+	d, err := os.Open("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	var pids []int
+	for _, name := range names {
+		if pid, err := strconv.Atoi(name); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}

@@ -1,0 +1,25 @@
+//go:build !linux
+
+package census
+
+import (
+	"errors"
+	"fmt"
+)
+
+var errNoProc = fmt.Errorf("this host has no /proc: %w", errors.ErrUnsupported)
+
+// Processes returns an error that is errors.ErrUnsupported.
+func Processes([]string) ([]Process, error) { return nil, errNoProc }
+
+// Zombies returns an error that is errors.ErrUnsupported.
+func Zombies(int) ([]int, error) { return nil, errNoProc }
+
+// Descriptors returns an error that is errors.ErrUnsupported.
+func Descriptors(int) (int, error) { return 0, errNoProc }
+
+// ContextSwitches returns an error that is errors.ErrUnsupported.
+func ContextSwitches(int) (uint64, error) { return 0, errNoProc }
+
+// Sockets returns an error that is errors.ErrUnsupported.
+func Sockets([]string) ([]string, error) { return nil, errNoProc }
