@@ -71,7 +71,7 @@ func CopyContents(ctx context.Context, out, in *os.File) error {
 	}
 	buf := make([]byte, 256<<10)
 	for pos := int64(0); pos < size; {
-		start, end, err := nextData(in, pos, size)
+		start, end, err := NextData(in, pos, size)
 		if err != nil {
 			return err
 		}
@@ -95,9 +95,9 @@ func CopyContents(ctx context.Context, out, in *os.File) error {
 	return nil
 }
 
-// nextData returns the next part of f, at or after pos, that may hold anything but zeros: lseek(2), SEEK_DATA. It is empty
+// NextData returns the next part of f, at or after pos, that may hold anything but zeros: lseek(2), SEEK_DATA. It is empty
 // and at size when there is none.
-func nextData(f *os.File, pos, size int64) (start, end int64, err error) {
+func NextData(f *os.File, pos, size int64) (start, end int64, err error) {
 	start, err = unix.Seek(int(f.Fd()), pos, seekData)
 	switch {
 	case errors.Is(err, unix.ENXIO):

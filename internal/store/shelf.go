@@ -31,29 +31,41 @@ func (p Problem) String() string { return fmt.Sprintf("%s: %v", p.Path, p.Err) }
 // validator is what a record must be.
 type validator interface{ Validate() error }
 
-// shelf is a directory of things of one kind: a directory each, named by its id, with a record in it.
-type shelf[T validator] struct {
-	root    string
-	what    string // of one thing, for errors
-	file    string // of the record
-	version int    // the newest that this build reads
-	id      func(T) string
-	stamp   func(*T) // gives a record the newest version
+// Shelf is a directory of things of one kind: a directory each, named by its id, with a record in it. Its methods may be called at
+// the same time for different things.
+type Shelf[T validator] struct {
+	root string
+	kind Kind[T]
+}
+
+// Kind says what is kept on a Shelf.
+type Kind[T validator] struct {
+	What    string // one thing is called, in errors
+	File    string // name of the record
+	Version int    // of the record: the newest that this build reads
+	ID      func(T) string
+	Stamp   func(*T) // gives a record the newest version
+}
+
+// OpenShelf makes root (mode 0700) when it is missing.
+func OpenShelf[T validator](root string, kind Kind[T]) (*Shelf[T], error) {
+	s := &Shelf[T]{root: root, kind: kind}
+	return s, s.make()
 }
 
 // make makes the root (mode 0700) when it is missing.
-func (s *shelf[T]) make() error {
+func (s *Shelf[T]) make() error {
 	if err := os.MkdirAll(s.root, 0o700); err != nil {
-		return fmt.Errorf("make the directory of each %s: %w", s.what, err)
+		return fmt.Errorf("make the directory of each %s: %w", s.kind.What, err)
 	}
 	return nil
 }
 
 // Load reads all records, and deletes what a crash left of things that were not yet, or no longer, there.
-func (s *shelf[T]) Load() ([]T, []Problem, error) {
+func (s *Shelf[T]) Load() ([]T, []Problem, error) {
 	entries, err := os.ReadDir(s.root)
 	if err != nil {
-		return nil, nil, fmt.Errorf("read the directory of each %s: %w", s.what, err)
+		return nil, nil, fmt.Errorf("read the directory of each %s: %w", s.kind.What, err)
 	}
 	var records []T
 	var problems []Problem
@@ -67,7 +79,7 @@ func (s *shelf[T]) Load() ([]T, []Problem, error) {
 		case e.IsDir():
 			r, err := s.read(e.Name())
 			if err != nil {
-				problems = append(problems, Problem{filepath.Join(path, s.file), err})
+				problems = append(problems, Problem{filepath.Join(path, s.kind.File), err})
 				continue
 			}
 			records = append(records, r)
@@ -76,8 +88,8 @@ func (s *shelf[T]) Load() ([]T, []Problem, error) {
 	return records, problems, nil
 }
 
-func (s *shelf[T]) read(id string) (r T, err error) {
-	f, err := os.OpenFile(filepath.Join(s.root, id, s.file), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+func (s *Shelf[T]) read(id string) (r T, err error) {
+	f, err := os.OpenFile(filepath.Join(s.root, id, s.kind.File), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return r, errors.New("there is no record; delete the directory if it is not needed")
@@ -99,8 +111,8 @@ func (s *shelf[T]) read(id string) (r T, err error) {
 	if err := json.Unmarshal(data, &v); err != nil {
 		return r, fmt.Errorf("it is not a record: %w", err)
 	}
-	if v.Version > s.version {
-		return r, fmt.Errorf("it was written by a newer agentkernel (record version %d, this one reads up to %d)", v.Version, s.version)
+	if v.Version > s.kind.Version {
+		return r, fmt.Errorf("it was written by a newer agentkernel (record version %d, this one reads up to %d)", v.Version, s.kind.Version)
 	}
 	if err := json.Unmarshal(data, &r); err != nil {
 		return r, fmt.Errorf("it is not a record: %w", err)
@@ -108,67 +120,67 @@ func (s *shelf[T]) read(id string) (r T, err error) {
 	if err := r.Validate(); err != nil {
 		return r, err
 	}
-	if s.id(r) != id {
-		return r, fmt.Errorf("it is the record of %s", s.id(r))
+	if s.kind.ID(r) != id {
+		return r, fmt.Errorf("it is the record of %s", s.kind.ID(r))
 	}
 	return r, nil
 }
 
 // Dir is the directory of a thing that has been committed.
-func (s *shelf[T]) Dir(id string) string { return filepath.Join(s.root, id) }
+func (s *Shelf[T]) Dir(id string) string { return filepath.Join(s.root, id) }
 
 // Stage makes an empty directory in which the files of a new thing are prepared.
-func (s *shelf[T]) Stage(id string) (string, error) {
+func (s *Shelf[T]) Stage(id string) (string, error) {
 	dir := filepath.Join(s.root, stagePrefix+id)
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		return "", fmt.Errorf("make the directory of the new %s: %w", s.what, err)
+		return "", fmt.Errorf("make the directory of the new %s: %w", s.kind.What, err)
 	}
 	return dir, nil
 }
 
 // Discard deletes what Stage made.
-func (s *shelf[T]) Discard(id string) error {
+func (s *Shelf[T]) Discard(id string) error {
 	return os.RemoveAll(filepath.Join(s.root, stagePrefix+id))
 }
 
 // Commit writes the record and gives the staged directory its final name.
-func (s *shelf[T]) Commit(r T) error {
-	stage := filepath.Join(s.root, stagePrefix+s.id(r))
+func (s *Shelf[T]) Commit(r T) error {
+	stage := filepath.Join(s.root, stagePrefix+s.kind.ID(r))
 	if err := s.write(stage, r); err != nil {
 		return err
 	}
-	if err := os.Rename(stage, s.Dir(s.id(r))); err != nil {
-		return fmt.Errorf("put the new %s in its place: %w", s.what, err)
+	if err := os.Rename(stage, s.Dir(s.kind.ID(r))); err != nil {
+		return fmt.Errorf("put the new %s in its place: %w", s.kind.What, err)
 	}
 	return syncDir(s.root)
 }
 
 // Save writes the record of a committed thing.
-func (s *shelf[T]) Save(r T) error { return s.write(s.Dir(s.id(r)), r) }
+func (s *Shelf[T]) Save(r T) error { return s.write(s.Dir(s.kind.ID(r)), r) }
 
 // Remove deletes a thing with all its files. It is not an error when there is none.
-func (s *shelf[T]) Remove(id string) error {
+func (s *Shelf[T]) Remove(id string) error {
 	gone := filepath.Join(s.root, removePrefix+id)
 	if err := os.Rename(s.Dir(id), gone); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove the directory of the %s: %w", s.what, err)
+		return fmt.Errorf("remove the directory of the %s: %w", s.kind.What, err)
 	}
 	if err := syncDir(s.root); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(gone); err != nil {
-		return fmt.Errorf("remove the files of the %s: %w", s.what, err)
+		return fmt.Errorf("remove the files of the %s: %w", s.kind.What, err)
 	}
 	return nil
 }
 
-func (s *shelf[T]) write(dir string, r T) error {
-	s.stamp(&r)
+func (s *Shelf[T]) write(dir string, r T) error {
+	s.kind.Stamp(&r)
 	data, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
-		return fmt.Errorf("encode the record of %s %s: %w", s.what, s.id(r), err)
+		return fmt.Errorf("encode the record of %s %s: %w", s.kind.What, s.kind.ID(r), err)
 	}
-	if err := renameio.WriteFile(filepath.Join(dir, s.file), append(data, '\n'), 0o600, renameio.WithTempDir(dir)); err != nil {
-		return fmt.Errorf("write the record of %s %s: %w", s.what, s.id(r), err)
+	if err := renameio.WriteFile(filepath.Join(dir, s.kind.File), append(data, '\n'), 0o600, renameio.WithTempDir(dir)); err != nil {
+		return fmt.Errorf("write the record of %s %s: %w", s.kind.What, s.kind.ID(r), err)
 	}
 	return syncDir(dir)
 }
