@@ -64,12 +64,18 @@ func TestSafeWriter(t *testing.T) {
 }
 
 // Every command can be made, and says what it is for.
-func TestCommands(t *testing.T) {
-	root := newRoot(&env{})
-	for _, name := range []string{"init", "create", "start", "stop", "restart", "rm", "list", "inspect", "exec", "shell", "run", "logs", "replay", "doctor", "daemon", "kernel", "image", "bench", "version"} {
-		cmd, _, err := root.Find([]string{name})
-		if err != nil || cmd.Name() != name || cmd.Short == "" {
-			t.Errorf("%s: %v", name, err)
+// TestSubcommands compares the names by which commands are found before they are made with the ones that they have.
+func TestSubcommands(t *testing.T) {
+	all := subcommands()
+	for _, c := range all {
+		root := newRoot(&env{}, []string{c.name, "--help"})
+		if made := root.Commands(); len(made) != 1 || made[0].Name() != c.name || made[0].Short == "" || !root.ContainsGroup(made[0].GroupID) {
+			t.Errorf("%s makes %d commands, the first is %s (%q) of group %q", c.name, len(made), made[0].Name(), made[0].Short, made[0].GroupID)
+		}
+	}
+	for _, args := range [][]string{nil, {"--json", "list"}, {"ls"}, {"help", "exec"}, {"exex"}} {
+		if made := newRoot(&env{}, args).Commands(); len(made) != len(all) {
+			t.Errorf("%q: %d commands, not %d", args, len(made), len(all))
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -49,7 +50,7 @@ func initCommand(e *env) *cobra.Command {
 	return cmd
 }
 
-var notInName = regexp.MustCompile(`[^a-z0-9]+`)
+var notInName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`[^a-z0-9]+`) })
 
 // initName is the argument, or else this directory's name with what a sandbox's name cannot have taken out.
 func initName(args []string) (string, error) {
@@ -60,7 +61,7 @@ func initName(args []string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find this directory: %w", err)
 	}
-	name := strings.Trim(notInName.ReplaceAllString(strings.ToLower(filepath.Base(dir)), "-"), "-")
+	name := strings.Trim(notInName().ReplaceAllString(strings.ToLower(filepath.Base(dir)), "-"), "-")
 	if len(name) > sandbox.MaxNameLen {
 		name = strings.Trim(name[:sandbox.MaxNameLen], "-")
 	}

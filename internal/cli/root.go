@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -49,12 +50,13 @@ func Main(args []string) int {
 	e := &env{in: os.Stdin, out: os.Stdout, errOut: os.Stderr}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	root := newRoot(e)
+	root := newRoot(e, args)
 	root.SetArgs(args)
 	return e.exit(ctx, root.ExecuteContext(ctx))
 }
 
-func newRoot(e *env) *cobra.Command {
+// newRoot makes the command line for args. When they begin with a command's name, the others are left out.
+func newRoot(e *env, args []string) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "agentkernel",
 		Short:         "A microVM of its own for each coding agent",
@@ -75,20 +77,65 @@ func newRoot(e *env) *cobra.Command {
 		&cobra.Group{ID: "build", Title: "Kernels, images and volumes:"},
 		&cobra.Group{ID: "system", Title: "System:"},
 	)
-	add := func(group string, commands ...*cobra.Command) {
-		for _, c := range commands {
-			c.GroupID = group
-			root.AddCommand(c)
-		}
+	wanted := subcommands()
+	if i := slices.IndexFunc(wanted, func(c subcommand) bool { return len(args) > 0 && c.name == args[0] }); i >= 0 {
+		wanted = wanted[i : i+1]
+		root.CompletionOptions.DisableDefaultCmd = true // one more command, which is not the one either
 	}
-	add("sandbox", initCommand(e), createCommand(e), startCommand(e), stopCommand(e), restartCommand(e), pauseCommand(e), unpauseCommand(e), rmCommand(e),
-		listCommand(e), inspectCommand(e), eventsCommand(e), statsCommand(e), execCommand(e), shellCommand(e), runCommand(e), cpCommand(e), portForwardCommand(e), portCommand(e), logsCommand(e), replayCommand(e),
-		psCommand(e), killCommand(e), waitCommand(e), attachCommand(e))
-	add("build", kernelCommand(e), imageCommand(e), volumeCommand(e))
-	add("system", setupCommand(e), doctorCommand(e), daemonCommand(e), benchCommand(e), stressCommand(e), versionCommand(e))
+	for _, c := range wanted {
+		cmd := c.make(e)
+		cmd.GroupID = c.group
+		root.AddCommand(cmd)
+	}
 	root.SetHelpCommandGroupID("system")
 	root.SetCompletionCommandGroupID("system")
 	return root
+}
+
+// subcommand is a command of the first level. To make all of them, with their flags, takes longer than most of them run: so one
+// is made when it is needed.
+type subcommand struct {
+	group, name string
+	make        func(*env) *cobra.Command
+}
+
+// subcommands are all commands, in the order of the help.
+func subcommands() []subcommand {
+	return []subcommand{
+		{"sandbox", "init", initCommand},
+		{"sandbox", "create", createCommand},
+		{"sandbox", "start", startCommand},
+		{"sandbox", "stop", stopCommand},
+		{"sandbox", "restart", restartCommand},
+		{"sandbox", "pause", pauseCommand},
+		{"sandbox", "unpause", unpauseCommand},
+		{"sandbox", "rm", rmCommand},
+		{"sandbox", "list", listCommand},
+		{"sandbox", "inspect", inspectCommand},
+		{"sandbox", "events", eventsCommand},
+		{"sandbox", "stats", statsCommand},
+		{"sandbox", "exec", execCommand},
+		{"sandbox", "shell", shellCommand},
+		{"sandbox", "run", runCommand},
+		{"sandbox", "cp", cpCommand},
+		{"sandbox", "port-forward", portForwardCommand},
+		{"sandbox", "port", portCommand},
+		{"sandbox", "logs", logsCommand},
+		{"sandbox", "replay", replayCommand},
+		{"sandbox", "ps", psCommand},
+		{"sandbox", "kill", killCommand},
+		{"sandbox", "wait", waitCommand},
+		{"sandbox", "attach", attachCommand},
+		{"build", "kernel", kernelCommand},
+		{"build", "image", imageCommand},
+		{"build", "volume", volumeCommand},
+		{"system", "setup", setupCommand},
+		{"system", "doctor", doctorCommand},
+		{"system", "daemon", daemonCommand},
+		{"system", "bench", benchCommand},
+		{"system", "stress", stressCommand},
+		{"system", "version", versionCommand},
+	}
 }
 
 // connect returns a client of the daemon, started when none runs.

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/agentkernel/agentkernel/internal/sandbox"
@@ -77,10 +78,10 @@ func (s *Store) bake(ctx context.Context, r recipe, busybox []byte, o BuildOptio
 	})
 }
 
-var versionRE = regexp.MustCompile(`BusyBox v[0-9.]+`)
+var versionRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`BusyBox v[0-9.]+`) })
 
 func busyboxVersion(program []byte) string {
-	if v := versionRE.Find(program); v != nil {
+	if v := versionRE().Find(program); v != nil {
 		return string(bytes.TrimRight(v, "."))
 	}
 	return "a busybox of unknown version"

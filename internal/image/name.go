@@ -4,13 +4,14 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/agentkernel/agentkernel/internal/image/oci"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
 
 // nameRE is a name that a user gives to an image.
-var nameRE = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$`)
+var nameRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$`) })
 
 // maxName is how long a name may be: as part of a file's name, escaped, it must stay below 255 bytes.
 const maxName = 200
@@ -19,7 +20,7 @@ const maxName = 200
 func IsPath(ref string) bool { return strings.HasPrefix(ref, "/") || strings.HasPrefix(ref, ".") }
 
 func isShort(name string) bool {
-	return len(name) <= 64 && nameRE.MatchString(name) && !strings.Contains(name, "..")
+	return len(name) <= 64 && nameRE().MatchString(name) && !strings.Contains(name, "..")
 }
 
 // validateName returns an *sandbox.Error of kind Invalid unless name can be the name of an image: a user's own, or a

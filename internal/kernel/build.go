@@ -93,7 +93,7 @@ func (req Request) withDefaults() (Request, error) {
 	if err != nil {
 		return req, err
 	}
-	if req.SHA256 != "" && !sha256Form.MatchString(strings.ToLower(req.SHA256)) {
+	if req.SHA256 != "" && !sha256Form().MatchString(strings.ToLower(req.SHA256)) {
 		return req, fmt.Errorf("%q is not a SHA-256: 64 hex digits are expected", req.SHA256)
 	}
 	if req.Source != "" && req.Version != "" {

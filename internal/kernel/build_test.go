@@ -105,7 +105,7 @@ func (f *fakeTree) leftovers() []string {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.Name() != sourcesDir && e.Name() != locksDir && !keyForm.MatchString(e.Name()) {
+		if e.Name() != sourcesDir && e.Name() != locksDir && !keyForm().MatchString(e.Name()) {
 			names = append(names, e.Name())
 		}
 	}

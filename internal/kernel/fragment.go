@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // symbol is one line of a fragment: what a Kconfig symbol must be.
@@ -25,9 +26,9 @@ type symbol struct {
 }
 
 var (
-	fragmentSet   = regexp.MustCompile(`^(CONFIG_[A-Za-z0-9_]+)(\?)?=(.+)$`)
-	fragmentUnset = regexp.MustCompile(`^# (CONFIG_[A-Za-z0-9_]+) is not set$`)
-	fragmentValue = regexp.MustCompile(`^(y|-?[0-9]+|0x[0-9a-fA-F]+|"[^"\\]*")$`)
+	fragmentSet   = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(CONFIG_[A-Za-z0-9_]+)(\?)?=(.+)$`) })
+	fragmentUnset = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^# (CONFIG_[A-Za-z0-9_]+) is not set$`) })
+	fragmentValue = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(y|-?[0-9]+|0x[0-9a-fA-F]+|"[^"\\]*")$`) })
 )
 
 // parseFragment reads one fragment. A line that is neither a symbol, a comment
@@ -39,15 +40,15 @@ func parseFragment(name string, text []byte) ([]symbol, error) {
 		line := strings.TrimRight(sc.Text(), " \t")
 		origin := fmt.Sprintf("%s:%d", name, n)
 		switch {
-		case fragmentUnset.MatchString(line):
-			out = append(out, symbol{Name: fragmentUnset.FindStringSubmatch(line)[1], Value: "n", Origin: origin})
+		case fragmentUnset().MatchString(line):
+			out = append(out, symbol{Name: fragmentUnset().FindStringSubmatch(line)[1], Value: "n", Origin: origin})
 		case line == "" || strings.HasPrefix(line, "#"):
 			if strings.HasPrefix(strings.TrimLeft(line, "# \t"), "CONFIG_") {
 				return nil, fmt.Errorf("%s: %q is a comment that looks like a symbol; to turn one off write `# CONFIG_X is not set`", origin, line)
 			}
 		default:
-			m := fragmentSet.FindStringSubmatch(line)
-			if m == nil || !fragmentValue.MatchString(m[3]) {
+			m := fragmentSet().FindStringSubmatch(line)
+			if m == nil || !fragmentValue().MatchString(m[3]) {
 				return nil, fmt.Errorf("%s: %q is not CONFIG_X=value", origin, line)
 			}
 			out = append(out, symbol{Name: m[1], Value: m[3], IfKnown: m[2] != "", Origin: origin})
@@ -134,7 +135,9 @@ func checkSymbols(wanted []symbol, config map[string]string, known func(name str
 		"\neach needs a dependency that is off, or was renamed in this version")
 }
 
-var kconfigEntry = regexp.MustCompile(`(?m)^[ \t]*(?:menu)?config[ \t]+([A-Za-z0-9_]+)[ \t]*$`)
+var kconfigEntry = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?m)^[ \t]*(?:menu)?config[ \t]+([A-Za-z0-9_]+)[ \t]*$`)
+})
 
 // kconfigNames collects every symbol, with its CONFIG_ prefix, that a source
 // tree's Kconfig files declare.
@@ -154,7 +157,7 @@ func kconfigNames(tree fs.FS) (map[string]bool, error) {
 		if err != nil {
 			return err
 		}
-		for _, m := range kconfigEntry.FindAllSubmatch(text, -1) {
+		for _, m := range kconfigEntry().FindAllSubmatch(text, -1) {
 			names["CONFIG_"+string(m[1])] = true
 		}
 		return nil

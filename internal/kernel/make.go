@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -87,7 +88,7 @@ func (w *lineWriter) Write(p []byte) (int, error) {
 
 // compiledObject matches the line that the kernel's make prints for each
 // object it compiles or assembles for the target: "  CC      mm/slub.o".
-var compiledObject = regexp.MustCompile(`^  (?:CC|AS) +(\S+)$`)
+var compiledObject = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^  (?:CC|AS) +(\S+)$`) })
 
 // objectCounter turns make's output into progress.
 type objectCounter struct {
@@ -96,7 +97,7 @@ type objectCounter struct {
 }
 
 func (c *objectCounter) line(s string) {
-	m := compiledObject.FindStringSubmatch(s)
+	m := compiledObject().FindStringSubmatch(s)
 	if m == nil {
 		return
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"sync"
 	"time"
 )
 
@@ -18,7 +19,7 @@ const (
 )
 
 var (
-	keyForm    = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	keyForm    = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9a-f]{64}$`) })
 	sha256Form = keyForm
 )
 
@@ -136,14 +137,14 @@ func parseManifest(text []byte) (Kernel, error) {
 	if _, err := seriesOf(k.Version); err != nil {
 		return Kernel{}, err
 	}
-	if !keyForm.MatchString(k.Key) || !sha256Form.MatchString(k.SourceSHA256) {
+	if !keyForm().MatchString(k.Key) || !sha256Form().MatchString(k.SourceSHA256) {
 		return Kernel{}, fmt.Errorf("key or source digest is malformed")
 	}
 	for _, f := range k.files() {
 		if f.Name == "" || f.Name != filepath.Base(f.Name) || !filepath.IsLocal(f.Name) {
 			return Kernel{}, fmt.Errorf("%q is not a file name", f.Name)
 		}
-		if f.Size <= 0 || !sha256Form.MatchString(f.SHA256) {
+		if f.Size <= 0 || !sha256Form().MatchString(f.SHA256) {
 			return Kernel{}, fmt.Errorf("size or digest of %q is malformed", f.Name)
 		}
 	}

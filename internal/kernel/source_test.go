@@ -87,7 +87,7 @@ func TestReleaseIsVerifiedOnceAndKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if first.Version != release || first.Origin != originRelease || !sha256Form.MatchString(first.SHA256) {
+	if first.Version != release || first.Origin != originRelease || !sha256Form().MatchString(first.SHA256) {
 		t.Errorf("got %+v", first)
 	}
 	asked := len(m.requests)

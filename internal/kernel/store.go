@@ -48,7 +48,7 @@ func (s *Store) Root() string { return s.root }
 // Open gives the kernel with a key. The error is [ErrNoKernel] if there is
 // none, another if its directory is damaged.
 func (s *Store) Open(key string) (Kernel, error) {
-	if !keyForm.MatchString(key) {
+	if !keyForm().MatchString(key) {
 		return Kernel{}, fmt.Errorf("%q is not a kernel's key: %w", key, ErrNoKernel)
 	}
 	dir := filepath.Join(s.root, key)
@@ -69,7 +69,7 @@ func (s *Store) List() ([]Kernel, error) {
 	var kernels []Kernel
 	var broken []error
 	for _, e := range entries {
-		if !e.IsDir() || !keyForm.MatchString(e.Name()) {
+		if !e.IsDir() || !keyForm().MatchString(e.Name()) {
 			continue
 		}
 		k, err := readManifest(filepath.Join(s.root, e.Name()))
@@ -109,7 +109,7 @@ func (s *Store) sweep() error {
 	}
 	for _, e := range entries {
 		key, ok := strings.CutPrefix(e.Name(), buildPrefix)
-		if !ok || !keyForm.MatchString(key) {
+		if !ok || !keyForm().MatchString(key) {
 			continue
 		}
 		unlock, free, err := filelock.Try(filepath.Join(s.root, locksDir, key+".lock"))

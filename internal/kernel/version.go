@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // DefaultVersion is the release that is built when none is asked for.
@@ -18,7 +19,7 @@ const localVersion = "-agentkernel"
 const HZ = 100
 
 // A release's number, and nothing that could leave a URL path or a file name.
-var versionForm = regexp.MustCompile(`^([0-9]{1,2}\.[0-9]{1,3})\.[0-9]{1,4}$`)
+var versionForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^([0-9]{1,2}\.[0-9]{1,3})\.[0-9]{1,4}$`) })
 
 // supportedSeries lists the series that have fragments and patches. Both are
 // maintained for years by the stable team.
@@ -27,7 +28,7 @@ func supportedSeries() []string { return []string{"6.1", "6.12"} }
 // seriesOf gives the series ("6.1") of a release ("6.1.70"), or an error that
 // names the valid ones.
 func seriesOf(version string) (string, error) {
-	m := versionForm.FindStringSubmatch(version)
+	m := versionForm().FindStringSubmatch(version)
 	if m != nil {
 		for _, s := range supportedSeries() {
 			if m[1] == s {
@@ -47,7 +48,9 @@ func withX(series []string) []string {
 	return out
 }
 
-var makefileField = regexp.MustCompile(`(?m)^(VERSION|PATCHLEVEL|SUBLEVEL)[ \t]*=[ \t]*([0-9]{1,4})[ \t]*$`)
+var makefileField = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?m)^(VERSION|PATCHLEVEL|SUBLEVEL)[ \t]*=[ \t]*([0-9]{1,4})[ \t]*$`)
+})
 
 // versionFromMakefile reads the release's number from the top of a kernel
 // tree's Makefile.
@@ -56,7 +59,7 @@ func versionFromMakefile(makefile []byte) (string, error) {
 		makefile = makefile[:4096] // the fields are its first lines
 	}
 	field := map[string]string{}
-	for _, m := range makefileField.FindAllSubmatch(makefile, -1) {
+	for _, m := range makefileField().FindAllSubmatch(makefile, -1) {
 		if _, seen := field[string(m[1])]; !seen {
 			field[string(m[1])] = string(m[2])
 		}

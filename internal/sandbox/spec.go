@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Limits and defaults of a Spec.
@@ -59,7 +60,7 @@ type Spec struct {
 	Volumes []VolumeMount `json:"volumes,omitempty"`
 }
 
-var nameRE = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$`)
+var nameRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$`) })
 
 // ValidateName returns an *Error of kind Invalid unless name can be a sandbox's name: 1 to 64 lower-case letters,
 // digits, '-', '_' and '.', that begins and ends with a letter or digit and has no "..".
@@ -69,7 +70,7 @@ func ValidateName(name string) error {
 		return Errorf(Invalid, "give it a name such as my-project", "a sandbox's name is empty")
 	case len(name) > MaxNameLen:
 		return Errorf(Invalid, "shorten it", "sandbox name %q has %d characters, at most %d are allowed", name[:16]+"…", len(name), MaxNameLen)
-	case !nameRE.MatchString(name) || strings.Contains(name, ".."):
+	case !nameRE().MatchString(name) || strings.Contains(name, ".."):
 		return Errorf(Invalid, "use lower-case letters, digits, '-', '_' and '.'; begin and end with a letter or digit", "%q is not a sandbox name", name)
 	}
 	return nil

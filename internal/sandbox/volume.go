@@ -54,7 +54,7 @@ func ValidateVolume(name string, sizeMiB int) error {
 
 // ValidateVolumeName returns an *Error of kind Invalid unless name could be a sandbox's name as well.
 func ValidateVolumeName(name string) error {
-	if len(name) > MaxNameLen || !nameRE.MatchString(name) || strings.Contains(name, "..") {
+	if len(name) > MaxNameLen || !nameRE().MatchString(name) || strings.Contains(name, "..") {
 		return Errorf(Invalid, fmt.Sprintf("use at most %d lower-case letters, digits, '-', '_' and '.'; begin and end with a letter or digit", MaxNameLen), "%.70q is not a volume's name", name)
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/agentkernel/agentkernel/internal/engine/firecracker/fcapi"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
@@ -20,13 +21,13 @@ const (
 )
 
 // word is what may stand in the kernel's command line, and as the id of a drive, without being quoted.
-var word = regexp.MustCompile(`^[a-z0-9]{1,20}$`)
+var word = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9]{1,20}$`) })
 
 // check refuses what Firecracker would only complain about later, or what could be taken for something else.
 func check(spec sandbox.MachineSpec, host sandbox.Arch) error {
 	seen := map[sandbox.DiskRole]bool{}
 	for _, d := range spec.Disks {
-		if !word.MatchString(string(d.Role)) || !word.MatchString(d.FS) || seen[d.Role] {
+		if !word().MatchString(string(d.Role)) || !word().MatchString(d.FS) || seen[d.Role] {
 			return fmt.Errorf("disk %q with file system %q is not a disk, or is there twice", d.Role, d.FS)
 		}
 		seen[d.Role] = true

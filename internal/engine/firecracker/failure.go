@@ -3,12 +3,13 @@ package firecracker
 import (
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/agentkernel/agentkernel/internal/engine/vmmlog"
 )
 
 // logLine is a line of Firecracker's log with --show-level: time, [id:thread:level], message.
-var logLine = regexp.MustCompile(`^\S+ \[[^\]]*:([A-Z]+)\] (.*)$`)
+var logLine = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^\S+ \[[^\]]*:([A-Z]+)\] (.*)$`) })
 
 // wrappings stand before what matters in an error of a configuration from a file.
 var wrappings = []string{
@@ -23,7 +24,7 @@ func complaints(output []byte) string {
 	var logged, other []string
 	for line := range strings.Lines(string(output)) {
 		line = strings.TrimRight(line, "\r\n")
-		m := logLine.FindStringSubmatch(line)
+		m := logLine().FindStringSubmatch(line)
 		switch {
 		case m == nil:
 			other = append(other, line)

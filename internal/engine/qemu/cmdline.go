@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
@@ -40,13 +41,13 @@ type command struct {
 func marker(id string) string { return "guest=agentkernel-" + id + ",debug-threads=off" }
 
 // word is what may stand in the kernel's command line or as a device's id without being quoted.
-var word = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,19}$`) // a virtio-blk serial has at most 20 bytes
+var word = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,19}$`) }) // a virtio-blk serial has at most 20 bytes
 
 // check refuses what could not be expressed, or could be taken for something else, in the command line.
 func (c *command) check() error {
 	seen := map[sandbox.DiskRole]bool{}
 	for _, d := range c.spec.Disks {
-		if !word.MatchString(string(d.Role)) || !word.MatchString(d.FS) || seen[d.Role] {
+		if !word().MatchString(string(d.Role)) || !word().MatchString(d.FS) || seen[d.Role] {
 			return fmt.Errorf("disk %q with file system %q is not a disk, or is there twice", d.Role, d.FS)
 		}
 		seen[d.Role] = true

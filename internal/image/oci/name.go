@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/google/go-containerregistry/pkg/name"
 
@@ -14,10 +15,14 @@ import (
 const hubRegistry = "index.docker.io"
 
 // repositoryRE is the form of a repository's name: the OCI distribution specification, "Pulling manifests".
-var repositoryRE = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
+var repositoryRE = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
+})
 
 // registryRE is a host as RFC 1123 has it, or an IPv6 address, with or without a port.
-var registryRE = regexp.MustCompile(`^([a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?)*|\[[0-9a-fA-F:]+\])(:[0-9]+)?$`)
+var registryRE = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^([a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?)*|\[[0-9a-fA-F:]+\])(:[0-9]+)?$`)
+})
 
 // Name is a reference to an image in a registry.
 type Name struct {
@@ -33,7 +38,7 @@ func ParseName(s string) (Name, error) {
 		}
 	}
 	ref, err := name.ParseReference(s, name.WithDefaultRegistry(hubRegistry), name.WeakValidation)
-	if err != nil || !repositoryRE.MatchString(ref.Context().RepositoryStr()) || !registryRE.MatchString(ref.Context().RegistryStr()) {
+	if err != nil || !repositoryRE().MatchString(ref.Context().RepositoryStr()) || !registryRE().MatchString(ref.Context().RegistryStr()) {
 		return Name{}, sandbox.Errorf(sandbox.Invalid, "write it as docker does, such as python:3.12-alpine or ghcr.io/owner/name:tag", "%.200q is not a reference to an image", s)
 	}
 	if d, ok := ref.(name.Digest); ok {
