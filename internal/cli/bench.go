@@ -14,7 +14,7 @@ import (
 
 func benchCommand(e *env) *cobra.Command {
 	cmd := &cobra.Command{Use: "bench", Short: "Measure boots, execs and copies on this host"}
-	cmd.AddCommand(benchBootCommand(e), benchExecCommand(e), benchCpCommand(e))
+	cmd.AddCommand(benchBootCommand(e), benchExecCommand(e), benchCpCommand(e), benchCreateCommand(e))
 	return cmd
 }
 
