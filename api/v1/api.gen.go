@@ -693,6 +693,26 @@ type ImageConfig struct {
 	WorkingDir *string   `json:"working_dir,omitempty"`
 }
 
+// ImageUse defines model for ImageUse.
+type ImageUse struct {
+	Digest string `json:"digest"`
+
+	// Sandbox Name of the sandbox
+	Sandbox string `json:"sandbox"`
+
+	// State State of the sandbox; absent while it is being made
+	State *string `json:"state,omitempty"`
+}
+
+// ImageUseList defines model for ImageUseList.
+type ImageUseList struct {
+	// Problems Records that could not be read
+	Problems *[]string `json:"problems,omitempty"`
+
+	// Uses By digest and then by name
+	Uses []ImageUse `json:"uses"`
+}
+
 // Port A port of the host that leads to a server in the sandbox while it runs; either guest_port or guest_socket
 type Port struct {
 	// GuestPort TCP port of the guest's loopback device
@@ -1195,6 +1215,13 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/host (the `GetHost` operationId).
 	GetHost(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListImageUses Who needs which image
+	//
+	// An image that is listed here must not be deleted. Ask while nobody can begin to use another one, which the lock of the store is for.
+	//
+	// Corresponds with GET /v1/images/uses (the `ListImageUses` operationId).
+	ListImageUses(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListSandboxes All sandboxes, by name
 	//
 	// Corresponds with GET /v1/sandboxes (the `ListSandboxes` operationId).
@@ -1506,6 +1533,23 @@ func (c *Client) GetEvents(ctx context.Context, params *GetEventsParams, reqEdit
 // Corresponds with GET /v1/host (the `GetHost` operationId).
 func (c *Client) GetHost(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetHostRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListImageUses Who needs which image
+//
+// An image that is listed here must not be deleted. Ask while nobody can begin to use another one, which the lock of the store is for.
+//
+// Corresponds with GET /v1/images/uses (the `ListImageUses` operationId).
+func (c *Client) ListImageUses(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListImageUsesRequest(c.Server)
 	if err != nil {
 		return nil, err
 	}
@@ -2301,6 +2345,33 @@ func NewGetHostRequest(server string) (*http.Request, error) {
 	}
 
 	operationPath := fmt.Sprintf("/v1/host")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListImageUsesRequest constructs an http.Request for the ListImageUses method
+func NewListImageUsesRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/uses")
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -4226,6 +4297,15 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /v1/host (the `GetHost` operationId).
 	GetHostWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetHostResponse, error)
 
+	// ListImageUsesWithResponse Who needs which image
+	//
+	// An image that is listed here must not be deleted. Ask while nobody can begin to use another one, which the lock of the store is for.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/images/uses (the `ListImageUses` operationId).
+	ListImageUsesWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListImageUsesResponse, error)
+
 	// ListSandboxesWithResponse All sandboxes, by name
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -4704,6 +4784,54 @@ func (r GetHostResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r GetHostResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListImageUsesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ImageUseList
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListImageUsesResponse) GetJSON200() *ImageUseList {
+	return r.JSON200
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r ListImageUsesResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListImageUsesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListImageUsesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListImageUsesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListImageUsesResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -6254,6 +6382,21 @@ func (c *ClientWithResponses) GetHostWithResponse(ctx context.Context, reqEditor
 	return ParseGetHostResponse(rsp)
 }
 
+// ListImageUsesWithResponse Who needs which image
+//
+// An image that is listed here must not be deleted. Ask while nobody can begin to use another one, which the lock of the store is for.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/images/uses (the `ListImageUses` operationId).
+func (c *ClientWithResponses) ListImageUsesWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListImageUsesResponse, error) {
+	rsp, err := c.ListImageUses(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListImageUsesResponse(rsp)
+}
+
 // ListSandboxesWithResponse All sandboxes, by name
 //
 // Returns a wrapper object for the known response body format(s).
@@ -6873,6 +7016,39 @@ func ParseGetHostResponse(rsp *http.Response) (*GetHostResponse, error) {
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest Host
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListImageUsesResponse parses an HTTP response from a ListImageUsesWithResponse call
+func ParseListImageUsesResponse(rsp *http.Response) (*ListImageUsesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListImageUsesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ImageUseList
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -7934,6 +8110,9 @@ type ServerInterface interface {
 	// GetHost What this host lets each engine do
 	// (GET /v1/host)
 	GetHost(w http.ResponseWriter, r *http.Request)
+	// ListImageUses Who needs which image
+	// (GET /v1/images/uses)
+	ListImageUses(w http.ResponseWriter, r *http.Request)
 	// ListSandboxes All sandboxes, by name
 	// (GET /v1/sandboxes)
 	ListSandboxes(w http.ResponseWriter, r *http.Request)
@@ -8168,6 +8347,20 @@ func (siw *ServerInterfaceWrapper) GetHost(w http.ResponseWriter, r *http.Reques
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetHost(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListImageUses operation middleware
+func (siw *ServerInterfaceWrapper) ListImageUses(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListImageUses(w, r)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -9713,6 +9906,7 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/sandboxes/{name}/stats", wrapper.GetStats)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/metrics", wrapper.GetMetrics)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/events", wrapper.GetEvents)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/images/uses", wrapper.ListImageUses)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/sandboxes/{name}/pause", wrapper.PauseSandbox)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/sandboxes/{name}/unpause", wrapper.UnpauseSandbox)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/volumes", wrapper.ListVolumes)

@@ -84,6 +84,7 @@ func build(dirs paths.Dirs, log *slog.Logger) (*system, error) {
 		manager: manager.New(manager.Deps{
 			Log: log, Store: sandboxes, Volumes: volumes, Engine: engine, RuntimeDir: dirs.Runtime,
 			Host: sandbox.Host{MemoryMiB: info.MemoryMiB}, HostArch: hostArch(),
+			HoldImages:   images.Hold,
 			ResolveImage: images.Resolve,
 			OpenImage:    images.OpenDigest,
 			Kernel:       func(arch sandbox.Arch) (sandbox.KernelImage, error) { return latestKernel(kernels, arch) },

@@ -18,7 +18,8 @@ import (
 type imageDetails struct {
 	image.Manifest
 	Path      string   `json:"path"`
-	Sandboxes []string `json:"sandboxes"` // those that use the image, by whatever name
+	Verity    string   `json:"fs_verity,omitempty"` // digest by which the host's file system checks each read; empty when it does not
+	Sandboxes []string `json:"sandboxes"`           // those that use the image, by whatever name
 }
 
 func imageInspectCommand(e *env) *cobra.Command {
@@ -52,7 +53,7 @@ func imageInspectCommand(e *env) *cobra.Command {
 				errs = append(errs, err)
 				continue
 			}
-			d := imageDetails{Manifest: m, Path: file.Path, Sandboxes: append([]string{}, used[m.Digest]...)}
+			d := imageDetails{Manifest: m, Path: file.Path, Verity: image.Verity(file.Path), Sandboxes: append([]string{}, used[m.Digest]...)}
 			list = append(list, d)
 		}
 		if e.json {
@@ -84,6 +85,11 @@ func (e *env) showImage(d imageDetails) error {
 	row("created", d.Created.Local().Format(time.RFC3339))
 	row("made from", d.Source)
 	row("file", filepath.Clean(d.Path))
+	if d.Verity == "" {
+		row("fs-verity", "not on this host's file system; image verify reads all of it")
+	} else {
+		row("fs-verity", d.Verity)
+	}
 	if c := d.Config; c != nil {
 		for _, env := range c.Env {
 			row("env", env)

@@ -9,17 +9,18 @@ import (
 
 func imagePruneCommand(e *env) *cobra.Command {
 	return &cobra.Command{
-		Use: "prune", Short: "Delete what no name stands for and no sandbox uses, after an hour", Args: cobra.NoArgs,
-		Long: "Delete the images that no name stands for and no sandbox uses, when they are older than an hour, and the downloaded layers of\ncontainer images, which are kept to make the next pull faster.",
+		Use: "prune", Short: "Delete images that no name stands for and no sandbox uses", Args: cobra.NoArgs,
+		Long: "Delete the images that no name stands for and no sandbox uses, what crashes left more than an hour ago, and the downloaded\nlayers of container images, which are kept to make the next pull faster.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			store, dirs, err := imageStore()
 			if err != nil {
 				return err
 			}
-			used, err := e.digestsInUse(cmd.Context())
+			used, unlock, err := e.exclude(cmd.Context(), store)
 			if err != nil {
 				return err
 			}
+			defer unlock()
 			freed, err := store.Prune(func(digest string) bool { return used[digest] != nil })
 			if err != nil {
 				return err

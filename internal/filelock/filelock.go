@@ -23,7 +23,18 @@ func Try(path string) (unlock func(), ok bool, err error) {
 // on in the background and lets the lock go as soon as it has it.
 func Lock(ctx context.Context, path string, waiting func()) (unlock func(), err error) {
 	l := flock.New(path, flock.SetPermissions(0o600))
-	free, err := l.TryLock()
+	return wait(ctx, l, l.TryLock, l.Lock, waiting)
+}
+
+// Share is Lock for one of many who may have the lock together, while nobody has it by Lock.
+func Share(ctx context.Context, path string, waiting func()) (unlock func(), err error) {
+	l := flock.New(path, flock.SetPermissions(0o600))
+	return wait(ctx, l, l.TryRLock, l.RLock, waiting)
+}
+
+func wait(ctx context.Context, l *flock.Flock, try func() (bool, error), lock func() error, waiting func()) (unlock func(), err error) {
+	path := l.Path()
+	free, err := try()
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
@@ -34,7 +45,7 @@ func Lock(ctx context.Context, path string, waiting func()) (unlock func(), err 
 		waiting()
 	}
 	got := make(chan error, 1)
-	go func() { got <- l.Lock() }()
+	go func() { got <- lock() }()
 	select {
 	case err := <-got:
 		if err != nil {

@@ -27,6 +27,7 @@ func newServer(t *testing.T, stop func()) *httptest.Server {
 	}
 	m := manager.New(manager.Deps{
 		Log: slog.New(slog.DiscardHandler), Store: s, Volumes: volumes, RuntimeDir: t.TempDir(), Host: sandbox.Host{MemoryMiB: 1024}, HostArch: sandbox.X8664,
+		HoldImages: func(context.Context) (func(), error) { return func() {}, nil },
 		ResolveImage: func(context.Context, string, sandbox.Arch) (sandbox.Image, error) {
 			return sandbox.Image{Digest: "sha256:0"}, nil
 		},

@@ -47,35 +47,39 @@ func (s *Store) Build(ctx context.Context, recipe string, o BuildOptions) (Manif
 	if err != nil {
 		return Manifest{}, err
 	}
-	b, err := s.bake(ctx, r, busybox, o, said)
+	var m Manifest
+	err = s.bake(ctx, r, busybox, o, said, func(b blob) error {
+		m = Manifest{
+			Version: manifestVersion, Name: recipe, Arch: o.Arch, Digest: b.digest, FS: b.fs, Size: b.size,
+			Created: time.Now().UTC().Truncate(time.Second),
+			Source:  fmt.Sprintf("recipe %s with %s (%s, sha256:%x)%s", recipe, busyboxVersion(busybox), from, sha256.Sum256(busybox), r.origin()),
+		}
+		return s.writeManifest(m)
+	})
 	if err != nil {
 		return Manifest{}, fmt.Errorf("build image %s: %w", recipe, err)
 	}
-	m := Manifest{
-		Version: manifestVersion, Name: recipe, Arch: o.Arch, Digest: b.digest, FS: b.fs, Size: b.size,
-		Created: time.Now().UTC().Truncate(time.Second),
-		Source:  fmt.Sprintf("recipe %s with %s (%s, sha256:%x)%s", recipe, busyboxVersion(busybox), from, sha256.Sum256(busybox), r.origin()),
-	}
-	return m, s.writeManifest(m)
+	return m, nil
 }
 
-// bake writes the image of a recipe into the store.
-func (s *Store) bake(ctx context.Context, r recipe, busybox []byte, o BuildOptions, said func(string)) (b blob, err error) {
+// bake writes the image of a recipe into the store, and has name give it a name.
+func (s *Store) bake(ctx context.Context, r recipe, busybox []byte, o BuildOptions, said func(string), name func(blob) error) error {
 	applets, err := appletsOf(busybox)
 	if err != nil {
-		return b, err
+		return err
 	}
 	entries, err := expand(r.entries, applets)
 	if err != nil {
-		return b, err
+		return err
 	}
-	return s.putFile(ctx, func(f *os.File) error {
+	_, err = s.putFile(ctx, func(f *os.File) error {
 		if len(r.packages) == 0 {
 			return writeErofs(f, s.blobDir(), entries, busybox)
 		}
 		d := distribution{recipe: r, entries: entries, busybox: busybox, options: o, said: said}
 		return d.write(ctx, f.Name())
-	})
+	}, name)
+	return err
 }
 
 var versionRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`BusyBox v[0-9.]+`) })

@@ -154,11 +154,8 @@ func (s *Store) putImage(ctx context.Context, img *oci.Image, o PullOptions, put
 		return Manifest{}, sandbox.Errorf(sandbox.Invalid, "use an image with a shorter environment and command", "the configuration of %s has %d bytes, and %d are possible", put.Name, len(data), maxConfig)
 	}
 	put.Origin = originOf(img)
-	if same, ok := s.same(ctx, img, put); ok {
-		m := same
-		m.Name, m.Source, m.Config, m.Origin = put.Name, put.Source, put.Config, put.Origin
-		m.Origin.Layers = same.Origin.Layers
-		return m, s.writeManifest(m)
+	if m, ok, err := s.alias(ctx, img, put); ok || err != nil {
+		return m, err
 	}
 	dir, err := s.spoolDir()
 	if err != nil {
@@ -191,6 +188,23 @@ func (s *Store) putImage(ctx context.Context, img *oci.Image, o PullOptions, put
 		put.BuildTime = buildTime
 	}
 	return s.PutTree(ctx, flat.Root, put)
+}
+
+// alias gives an image of the store that was made from the same container image another name, if there is one.
+func (s *Store) alias(ctx context.Context, img *oci.Image, put PutOptions) (m Manifest, ok bool, err error) {
+	unlock, err := s.Hold(ctx)
+	if err != nil {
+		return m, false, err
+	}
+	defer unlock()
+	same, ok := s.same(ctx, img, put)
+	if !ok {
+		return m, false, nil
+	}
+	m = same
+	m.Name, m.Source, m.Config, m.Origin = put.Name, put.Source, put.Config, put.Origin
+	m.Origin.Layers = same.Origin.Layers
+	return m, true, s.writeManifest(m)
 }
 
 // same finds an image of the store that was made from the same container image.

@@ -61,7 +61,8 @@ func (s *Store) PutTree(ctx context.Context, root *tree.Node, o PutOptions) (Man
 	if err := o.check(); err != nil {
 		return Manifest{}, err
 	}
-	b, err := s.putFile(ctx, func(f *os.File) error {
+	var m Manifest
+	write := func(f *os.File) error {
 		switch o.Format {
 		case Squashfs:
 			return writeSquashfs(ctx, f, root)
@@ -69,15 +70,18 @@ func (s *Store) PutTree(ctx context.Context, root *tree.Node, o PutOptions) (Man
 			return writeExt4(ctx, f, root)
 		}
 		return erofs.Write(ctx, f, root, erofs.Options{Level: o.Level, BuildTime: o.BuildTime.Unix()})
+	}
+	_, err := s.putFile(ctx, write, func(b blob) error {
+		m = Manifest{
+			Version: manifestVersion, Name: o.Name, Arch: o.Arch, Digest: b.digest, FS: b.fs, Size: b.size,
+			Created: time.Now().UTC().Truncate(time.Second), Source: o.Source, Config: o.Config, Origin: o.Origin, Level: o.Level,
+		}
+		return s.writeManifest(m)
 	})
 	if err != nil {
 		return Manifest{}, fmt.Errorf("write the image %s: %w", o.Name, err)
 	}
-	m := Manifest{
-		Version: manifestVersion, Name: o.Name, Arch: o.Arch, Digest: b.digest, FS: b.fs, Size: b.size,
-		Created: time.Now().UTC().Truncate(time.Second), Source: o.Source, Config: o.Config, Origin: o.Origin, Level: o.Level,
-	}
-	return m, s.writeManifest(m)
+	return m, nil
 }
 
 // PutTar makes an image of a tar archive, compressed or not, and puts it into the store: PutTree of what is in it. A limit
@@ -109,8 +113,8 @@ func (s *Store) spoolDir() (string, error) {
 	return dir, nil
 }
 
-// putFile puts a file that write makes into the store.
-func (s *Store) putFile(ctx context.Context, write func(*os.File) error) (b blob, err error) {
+// putFile puts a file that write makes into the store. Nothing removes it before name has returned, which gives it a name.
+func (s *Store) putFile(ctx context.Context, write func(*os.File) error, name func(blob) error) (b blob, err error) {
 	dir, err := s.spoolDir()
 	if err != nil {
 		return b, err
@@ -128,5 +132,5 @@ func (s *Store) putFile(ctx context.Context, write func(*os.File) error) (b blob
 	if err := write(tmp); err != nil {
 		return b, disk.NoSpace(dir, err)
 	}
-	return s.keep(ctx, tmp)
+	return s.keep(ctx, tmp, name)
 }

@@ -12,15 +12,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/agentkernel/agentkernel/internal/disk"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
-
-// pruneAge is how old a blob that nothing names must be before Prune removes it: a sandbox that is being made right now has
-// its image but not its record yet.
-const pruneAge = time.Hour
 
 // Store is a directory of images. It has no state in memory.
 type Store struct {
@@ -37,7 +34,7 @@ func (s *Store) blobDir() string { return filepath.Join(s.root, "blobs", "sha256
 // not known then, and Image.Arch is empty. Errors are *sandbox.Error with a hint.
 func (s *Store) Resolve(ctx context.Context, ref string, arch sandbox.Arch) (sandbox.Image, error) {
 	if IsPath(ref) {
-		b, err := s.add(ctx, ref)
+		b, err := s.add(ctx, ref, func(blob) error { return nil })
 		if err != nil {
 			return sandbox.Image{}, err
 		}
@@ -132,6 +129,9 @@ func (s *Store) Verify(ctx context.Context, name string, arch sandbox.Arch) (Man
 		return m, err
 	}
 	got, err := hashFile(ctx, img.Path)
+	if errors.Is(err, syscall.EIO) { // what fs-verity answers for a block that has changed, as a broken disk does
+		return m, sandbox.Errorf(sandbox.Failure, "delete the file, and build or import the image again", "image %q is damaged: %w", name, err)
+	}
 	if err != nil {
 		return m, fmt.Errorf("verify image %s: %w", name, err)
 	}
@@ -147,75 +147,15 @@ func (s *Store) Import(ctx context.Context, path, name string, arch sandbox.Arch
 	if err := errors.Join(validateName(name), validateArch(arch)); err != nil {
 		return Manifest{}, err
 	}
-	b, err := s.add(ctx, path)
-	if err != nil {
-		return Manifest{}, err
-	}
-	m := Manifest{
-		Version: manifestVersion, Name: name, Arch: arch, Digest: b.digest, FS: b.fs, Size: b.size,
-		Created: time.Now().UTC().Truncate(time.Second), Source: source,
-	}
-	return m, s.writeManifest(m)
-}
-
-// Remove takes a name out of the store. The image itself stays for the sandboxes that run on it, until Prune.
-func (s *Store) Remove(name string, arch sandbox.Arch) error {
-	names, err := namesOf(name)
-	if err := errors.Join(err, validateArch(arch)); err != nil {
-		return err
-	}
-	for _, n := range names {
-		err := os.Remove(s.manifestPath(n, arch))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
+	var m Manifest
+	_, err := s.add(ctx, path, func(b blob) error {
+		m = Manifest{
+			Version: manifestVersion, Name: name, Arch: arch, Digest: b.digest, FS: b.fs, Size: b.size,
+			Created: time.Now().UTC().Truncate(time.Second), Source: source,
 		}
-		if err != nil {
-			return fmt.Errorf("remove image %s: %w", n, err)
-		}
-		return nil
-	}
-	_, err = s.Get(name, arch) // says what there is
-	return err
-}
-
-// Prune removes what no name stands for and inUse does not claim, if it is older than an hour, and returns how many bytes of
-// the host's disk that gave back. With a manifest that cannot be read it removes nothing: it may name anything.
-func (s *Store) Prune(inUse func(digest string) bool) (freed int64, err error) {
-	images, problems, err := s.List()
-	if err != nil {
-		return 0, err
-	}
-	if len(problems) > 0 {
-		return 0, sandbox.Errorf(sandbox.Failure, "repair or delete it first", "images cannot be pruned: %s", problems[0])
-	}
-	named := map[string]bool{}
-	for _, m := range images {
-		named[m.Digest] = true
-	}
-	entries, err := os.ReadDir(s.blobDir())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return 0, fmt.Errorf("prune images: %w", err)
-	}
-	for _, e := range entries {
-		path := filepath.Join(s.blobDir(), e.Name())
-		digest := "sha256:" + e.Name()
-		if named[digest] || inUse(digest) {
-			continue
-		}
-		info, err := e.Info()
-		if err != nil || !info.Mode().IsRegular() || time.Since(info.ModTime()) < pruneAge {
-			continue // gone already, not ours, or too new
-		}
-		n, err := disk.AllocatedBytes(path)
-		if err == nil {
-			err = os.Remove(path)
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return freed, fmt.Errorf("prune images: %w", err)
-		}
-		freed += n
-	}
-	return freed, nil
+		return s.writeManifest(m)
+	})
+	return m, err
 }
 
 // blob is a file of the store.
@@ -224,8 +164,8 @@ type blob struct {
 	size             int64
 }
 
-// add puts a copy of a file into the store.
-func (s *Store) add(ctx context.Context, path string) (b blob, err error) {
+// add puts a copy of a file into the store, and has name give it a name.
+func (s *Store) add(ctx context.Context, path string, name func(blob) error) (b blob, err error) {
 	in, size, err := openRegular(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return b, sandbox.Errorf(sandbox.NotFound, "", "there is no image file %s", path)
@@ -242,30 +182,41 @@ func (s *Store) add(ctx context.Context, path string) (b blob, err error) {
 	if err != nil {
 		return b, fmt.Errorf("read the image file %s: %w", path, err)
 	}
-	have, err := s.OpenDigest(ctx, digest)
-	if err == nil && have.FS == b.fs {
-		now := time.Now()
-		if err := os.Chtimes(have.Path, now, now); err != nil { // Prune must see that it is wanted
-			return b, fmt.Errorf("keep the image file %s: %w", path, err)
-		}
-		b.digest, b.path, b.size = digest, have.Path, size
-		return b, nil
+	if there, err := s.again(ctx, digest, b.fs, func(path string) error {
+		b.digest, b.path, b.size = digest, path, size
+		return name(b)
+	}); there || err != nil {
+		return b, err
 	}
-	return s.copyIn(ctx, in)
+	return s.copyIn(ctx, in, name)
+}
+
+// again has name give a name to a file that is in the store already, if it is.
+func (s *Store) again(ctx context.Context, digest, fsType string, name func(path string) error) (there bool, err error) {
+	unlock, err := s.Hold(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	have, err := s.OpenDigest(ctx, digest)
+	if err != nil || have.FS != fsType {
+		return false, nil // it is not, or is damaged and replaced
+	}
+	return true, name(have.Path)
 }
 
 // copyIn copies an open file into the store. It is named by the bytes of the copy, whatever happens to the file meanwhile.
-func (s *Store) copyIn(ctx context.Context, in *os.File) (blob, error) {
+func (s *Store) copyIn(ctx context.Context, in *os.File, name func(blob) error) (blob, error) {
 	return s.putFile(ctx, func(tmp *os.File) error {
 		if err := disk.CopyContents(ctx, tmp, in); err != nil {
 			return fmt.Errorf("store the image %s: %w", in.Name(), err)
 		}
 		return nil
-	})
+	}, name)
 }
 
-// keep gives a temporary file of the store its final name.
-func (s *Store) keep(ctx context.Context, tmp *os.File) (b blob, err error) {
+// keep gives a temporary file of the store its final name, and has name give it one for people.
+func (s *Store) keep(ctx context.Context, tmp *os.File, name func(blob) error) (b blob, err error) {
 	info, err := tmp.Stat()
 	if err != nil {
 		return b, fmt.Errorf("store an image: %w", err)
@@ -277,14 +228,35 @@ func (s *Store) keep(ctx context.Context, tmp *os.File) (b blob, err error) {
 	if b.digest, err = hashReader(ctx, tmp); err != nil {
 		return b, fmt.Errorf("store an image: %w", err)
 	}
-	if err := errors.Join(tmp.Chmod(0o444), tmp.Sync()); err != nil {
+	if err := errors.Join(tmp.Chmod(0o444), tmp.Sync(), tmp.Close()); err != nil {
 		return b, disk.NoSpace(s.blobDir(), fmt.Errorf("store an image: %w", err))
 	}
+	enableVerity(tmp.Name())
 	b.path = filepath.Join(s.blobDir(), strings.TrimPrefix(b.digest, "sha256:"))
+	unlock, err := s.Hold(ctx)
+	if err != nil {
+		return b, err
+	}
+	defer unlock()
 	if err := os.Rename(tmp.Name(), b.path); err != nil {
 		return b, fmt.Errorf("store an image: %w", err)
 	}
-	return b, nil
+	// A name that survives a crash of the host must not stand for a file that does not.
+	if err := syncDir(s.blobDir()); err != nil {
+		return b, err
+	}
+	return b, name(b)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err == nil {
+		err = errors.Join(d.Sync(), d.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("write the image store to the disk: %w", err)
+	}
+	return nil
 }
 
 func hashFile(ctx context.Context, path string) (string, error) {

@@ -39,6 +39,9 @@ func wantKind(t *testing.T, what string, err error, kind sandbox.Kind, parts ...
 	}
 }
 
+func always(string) bool { return true }
+func never(string) bool  { return false }
+
 func TestStore(t *testing.T) {
 	ctx := context.Background()
 	s := Open(filepath.Join(t.TempDir(), "images"))
@@ -82,13 +85,14 @@ func TestStore(t *testing.T) {
 	_, err = s.Resolve(ctx, "python", sandbox.X8664)
 	wantKind(t, "unknown", err, sandbox.NotFound, `no image "python" for x86_64; there are mine`, "agentkernel image build")
 
-	if err := s.Remove("mine", sandbox.X8664); err != nil {
+	if _, err := s.Remove("mine", sandbox.X8664, always); err != nil {
 		t.Error(err)
 	}
 	if _, err := s.OpenDigest(ctx, m.Digest); err != nil {
 		t.Errorf("a sandbox lost its image: %v", err)
 	}
-	wantKind(t, "remove again", s.Remove("mine", sandbox.X8664), sandbox.NotFound)
+	_, err = s.Remove("mine", sandbox.X8664, always)
+	wantKind(t, "remove again", err, sandbox.NotFound)
 	assertNoTemporaries(t, s)
 }
 
@@ -252,12 +256,12 @@ func TestManifestsThatCannotBeUsed(t *testing.T) {
 		if err != nil || len(list) != 1 || list[0] != good || len(problems) != 1 || !strings.Contains(problems[0], path) {
 			t.Errorf("%s: %v, %q, %v", name, list, problems, err)
 		}
-		_, err = s.Prune(func(string) bool { return false })
+		_, err = s.Prune(never)
 		wantKind(t, "prune with "+name, err, sandbox.Failure, path)
 		if after, err := os.ReadFile(path); err != nil || string(after) != text {
 			t.Errorf("%s was not left alone: %v", name, err)
 		}
-		if err := s.Remove(name, sandbox.X8664); err != nil {
+		if _, err := s.Remove(name, sandbox.X8664, never); err != nil {
 			t.Errorf("%s cannot be removed: %v", name, err)
 		}
 	}
@@ -266,11 +270,11 @@ func TestManifestsThatCannotBeUsed(t *testing.T) {
 func TestPrune(t *testing.T) {
 	ctx := context.Background()
 	s := Open(filepath.Join(t.TempDir(), "images"))
-	if freed, err := s.Prune(func(string) bool { return false }); freed != 0 || err != nil {
+	if freed, err := s.Prune(never); freed != 0 || err != nil {
 		t.Fatalf("an empty store: %d, %v", freed, err)
 	}
 	blobs := map[string]sandbox.Image{}
-	for name, mark := range map[string]byte{"named": 1, "used": 2, "new": 3, "old": 4} {
+	for name, mark := range map[string]byte{"named": 1, "used": 2, "unused": 3} {
 		img, err := s.Resolve(ctx, imageFile(t, append(ext4Head(), mark)), sandbox.X8664)
 		if err != nil {
 			t.Fatal(err)
@@ -287,19 +291,24 @@ func TestPrune(t *testing.T) {
 		t.Fatal(err)
 	}
 	old := time.Now().Add(-2 * pruneAge)
-	for _, path := range []string{blobs["named"].Path, blobs["used"].Path, blobs["old"].Path, tmp} {
-		if err := os.Chtimes(path, old, old); err != nil {
-			t.Fatal(err)
-		}
+	if err := os.Chtimes(tmp, old, old); err != nil {
+		t.Fatal(err)
+	}
+	written := filepath.Join(s.blobDir(), ".blob-written")
+	if err := os.WriteFile(written, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
 	}
 	freed, err := s.Prune(func(digest string) bool { return digest == blobs["used"].Digest })
 	if err != nil || freed == 0 {
 		t.Errorf("%d, %v", freed, err)
 	}
-	for name, want := range map[string]bool{"named": true, "used": true, "new": true, "old": false} {
+	for name, want := range map[string]bool{"named": true, "used": true, "unused": false} {
 		if _, err := os.Stat(blobs[name].Path); (err == nil) != want {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	if err := os.Remove(written); err != nil {
+		t.Errorf("what somebody writes was pruned: %v", err)
 	}
 	assertNoTemporaries(t, s)
 }
@@ -316,7 +325,7 @@ func TestChangedWhileCopied(t *testing.T) {
 	if err := os.WriteFile(path, bytes.Repeat([]byte("x"), 1<<20), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.copyIn(context.Background(), f); err == nil || !strings.Contains(err.Error(), "changed") {
+	if _, err := s.copyIn(context.Background(), f, func(blob) error { return nil }); err == nil || !strings.Contains(err.Error(), "changed") {
 		t.Errorf("%v", err)
 	}
 	assertNoTemporaries(t, s)

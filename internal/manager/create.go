@@ -40,6 +40,7 @@ func (m *Manager) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Record
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.reserved, spec.Name)
+	delete(m.claimed, spec.Name)
 	if err != nil {
 		delete(m.cids, cid)
 		m.unnameVolumes(spec.Name, spec.Volumes)
@@ -77,7 +78,7 @@ func (m *Manager) reserve(spec sandbox.Spec) (cid uint32, err error) {
 }
 
 func (m *Manager) create(ctx context.Context, spec sandbox.Spec) (rec sandbox.Record, err error) {
-	image, err := m.d.ResolveImage(ctx, spec.Image, spec.Arch)
+	image, err := m.claimImage(ctx, spec)
 	if err != nil {
 		return rec, err
 	}

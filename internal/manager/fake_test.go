@@ -268,6 +268,7 @@ func (h *host) boot() *Manager {
 	m := New(Deps{
 		Log: slog.New(slog.DiscardHandler), Store: s, Volumes: volumes, Engine: h.engine, RuntimeDir: filepath.Join(h.dir, "run"),
 		Host: sandbox.Host{MemoryMiB: 1024}, HostArch: sandbox.X8664,
+		HoldImages: func(context.Context) (func(), error) { return func() {}, nil },
 		ResolveImage: func(_ context.Context, ref string, arch sandbox.Arch) (sandbox.Image, error) {
 			return sandbox.Image{Name: ref, Digest: "sha256:0", FS: "erofs", Arch: arch}, nil
 		},

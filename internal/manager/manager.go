@@ -33,6 +33,8 @@ type Deps struct {
 	Host       sandbox.Host
 	HostArch   sandbox.Arch
 
+	// HoldImages keeps images from being removed until unlock is called.
+	HoldImages func(ctx context.Context) (unlock func(), err error)
 	// ResolveImage finds an image by name or path; OpenImage finds one by digest.
 	ResolveImage func(ctx context.Context, ref string, arch sandbox.Arch) (sandbox.Image, error)
 	OpenImage    func(ctx context.Context, digest string) (sandbox.Image, error)
@@ -62,7 +64,8 @@ type Manager struct {
 
 	mu       sync.Mutex // guards what follows, and is never held while waiting
 	byName   map[string]*box
-	reserved map[string]bool // names being created
+	reserved map[string]bool   // names being created
+	claimed  map[string]string // by the same names, once it is known: the digest of the image
 	cids     map[uint32]bool
 	problems []string
 	unread   []string // ids of sandboxes whose records could not be read
@@ -103,7 +106,7 @@ func New(d Deps) *Manager {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Manager{
 		d: d, log: d.Log, events: events.NewHub(events.Kept), meters: newMeters(), since: time.Now(), ctx: ctx, cancel: cancel,
-		byName: map[string]*box{}, reserved: map[string]bool{}, cids: map[uint32]bool{},
+		byName: map[string]*box{}, reserved: map[string]bool{}, claimed: map[string]string{}, cids: map[uint32]bool{},
 		volumes: map[string]sandbox.Volume{}, busyVolumes: map[string]bool{}, named: map[string]map[string]sandbox.VolumeMount{},
 	}
 }

@@ -149,6 +149,7 @@ func newDaemon(t *testing.T, evil *guest, ports ...apiv1.Port) *daemon {
 	m := manager.New(manager.Deps{
 		Log: logger, Store: s, Volumes: volumes, Engine: e, RuntimeDir: filepath.Join(dir, "run"),
 		Host: sandbox.Host{MemoryMiB: 1024}, HostArch: sandbox.X8664,
+		HoldImages: func(context.Context) (func(), error) { return func() {}, nil },
 		ResolveImage: func(_ context.Context, ref string, arch sandbox.Arch) (sandbox.Image, error) {
 			return sandbox.Image{Name: ref, Digest: "sha256:0", FS: "erofs", Arch: arch}, nil
 		},

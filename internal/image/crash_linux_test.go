@@ -1,0 +1,202 @@
+package image
+
+import (
+	"context"
+	"debug/elf"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"golang.org/x/sys/unix"
+
+	"github.com/agentkernel/agentkernel/internal/image/imagetest"
+	"github.com/agentkernel/agentkernel/internal/image/oci"
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+)
+
+// The child of TestCrashes: what it is to do, with what, and where.
+const crashVariable = "AGENTKERNEL_TEST_CRASH"
+
+// TestCrashChild is no test but the process that TestCrashes kills.
+func TestCrashChild(t *testing.T) {
+	args := strings.Split(os.Getenv(crashVariable), "\n")
+	if len(args) != 3 {
+		t.Skip("for TestCrashes")
+	}
+	ctx, s, from := t.Context(), Open(filepath.Join(args[2], "images")), args[1]
+	o := PullOptions{Arch: sandbox.X8664, Name: "victim", Registries: &oci.Registries{Cache: oci.Cache{Dir: filepath.Join(args[2], "layers")}, Keychain: authn.NewMultiKeychain()}}
+	var err error
+	switch args[0] {
+	case "import":
+		_, err = s.Import(ctx, from, "victim", sandbox.X8664, "a test")
+	case "build":
+		_, err = s.Build(ctx, "base", BuildOptions{Arch: sandbox.X8664, Busybox: from})
+	case "load":
+		_, err = s.Load(ctx, from, nil, o)
+	case "pull":
+		_, _, err = s.Pull(ctx, from, o)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestCrashes kills a process that puts an image into a store, at each step that the store's directories show (inotify(7): a file
+// made, written to, closed, renamed), in a store of its own. Whatever there is then has to be whole, and the same work has to
+// succeed afterwards.
+func TestCrashes(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	big := imagetest.Image(t, "amd64", testConfig, imagetest.Layer(t, imagetest.Dir("bin", 0o755), imagetest.File("bin/x", strings.Repeat("program ", 200_000), 0o755)), imagetest.Layer(t, imagetest.File("y", strings.Repeat("more", 100_000), 0o644)))
+	archive := filepath.Join(t.TempDir(), "image.tar")
+	tag, err := name.NewTag("test.invalid/victim:1")
+	if err == nil {
+		err = tarball.WriteToFile(archive, tag, big)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, from := range map[string]string{
+		"import": imageFile(t, ext4Head()),
+		"build":  write(t, fakeBusybox(elf.EM_X86_64, someApplets...)),
+		"load":   archive,
+		"pull":   imagetest.NewRegistry(t).Push("victim:1", big),
+	} {
+		t.Run(what, func(t *testing.T) {
+			for step := 1; ; step++ {
+				dir := t.TempDir()
+				s := Open(filepath.Join(dir, "images"))
+				if err := errors.Join(os.MkdirAll(s.blobDir(), 0o700), os.MkdirAll(filepath.Dir(s.manifestPath("victim", sandbox.X8664)), 0o700), os.MkdirAll(filepath.Join(dir, "layers"), 0o700)); err != nil {
+					t.Fatal(err)
+				}
+				child := func() *exec.Cmd {
+					cmd := exec.Command(self, "-test.run=^TestCrashChild$")
+					cmd.Env = append(os.Environ(), crashVariable+"="+strings.Join([]string{what, from, dir}, "\n"))
+					return cmd
+				}
+				killed := killAt(t, child(), step, s.blobDir(), filepath.Dir(s.manifestPath("victim", sandbox.X8664)), filepath.Join(dir, "layers"))
+				expectIntact(t, s)
+				if out, err := child().CombinedOutput(); err != nil {
+					t.Fatalf("after a crash at step %d: %v\n%s", step, err, out)
+				}
+				if _, err := s.Verify(t.Context(), "victim", sandbox.X8664); err != nil && what != "build" {
+					t.Errorf("after a crash at step %d: %v", step, err)
+				}
+				expectCleanAfterPrune(t, s)
+				if !killed {
+					if step < 6 {
+						t.Errorf("only %d steps were seen", step-1)
+					}
+					break
+				}
+			}
+		})
+	}
+}
+
+// killAt runs a command and kills it when so many things have happened in directories. It reports whether that came to be.
+func killAt(t *testing.T, cmd *exec.Cmd, step int, dirs ...string) (killed bool) {
+	t.Helper()
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := os.NewFile(uintptr(fd), "inotify")
+	defer events.Close()
+	for _, dir := range dirs {
+		if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_CREATE|unix.IN_MODIFY|unix.IN_ATTRIB|unix.IN_CLOSE_WRITE|unix.IN_MOVED_FROM|unix.IN_MOVED_TO|unix.IN_DELETE); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan bool, 1)
+	go func() {
+		buf := make([]byte, 64<<10)
+		for seen := 0; ; {
+			n, err := events.Read(buf)
+			if err != nil {
+				done <- false
+				return
+			}
+			for off := 0; off < n; off += unix.SizeofInotifyEvent + int(le32(buf[off+12:])) {
+				seen++
+			}
+			if seen >= step {
+				done <- cmd.Process.Kill() == nil
+				return
+			}
+		}
+	}()
+	err = cmd.Wait()
+	events.Close()
+	<-done
+	var exit *exec.ExitError
+	return errors.As(err, &exit)
+}
+
+func le32(b []byte) uint32 {
+	return uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16 | uint32(b[3])<<24
+}
+
+// expectIntact checks that what has a name can be used, and that what has the name of a digest has it.
+func expectIntact(t *testing.T, s *Store) {
+	t.Helper()
+	images, problems, err := s.List()
+	if err != nil || len(problems) > 0 {
+		t.Errorf("%q, %v", problems, err)
+	}
+	for _, m := range images {
+		if _, err := s.Verify(t.Context(), m.Name, m.Arch); err != nil {
+			t.Error(err)
+		}
+	}
+	entries, err := os.ReadDir(s.blobDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		if digest, err := hashFile(context.Background(), filepath.Join(s.blobDir(), e.Name())); err != nil || digest != "sha256:"+e.Name() {
+			t.Errorf("%s has the digest %s, %v", e.Name(), digest, err)
+		}
+	}
+}
+
+// expectCleanAfterPrune makes all temporary files old, and expects that Prune removes them, and nothing that has a name.
+func expectCleanAfterPrune(t *testing.T, s *Store) {
+	t.Helper()
+	old := time.Now().Add(-2 * pruneAge)
+	err := filepath.WalkDir(s.blobDir(), func(path string, d fs.DirEntry, err error) error {
+		if err == nil && strings.HasPrefix(d.Name(), ".") {
+			return os.Chtimes(path, old, old)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, _, _ := s.List()
+	if _, err := s.Prune(never); err != nil {
+		t.Error(err)
+	}
+	expectIntact(t, s)
+	after, _, _ := s.List()
+	entries, err := os.ReadDir(s.blobDir())
+	if err != nil || len(before) != 1 || len(after) != 1 || len(entries) != 1 {
+		t.Errorf("%d images, %d after prune, and %d files: %v", len(before), len(after), len(entries), err)
+	}
+}

@@ -1,0 +1,51 @@
+package manager
+
+import (
+	"cmp"
+	"context"
+	"slices"
+
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+)
+
+// ImageUse is somebody who needs an image, which therefore must not be removed.
+type ImageUse struct {
+	Digest  string
+	Sandbox string
+	State   sandbox.State // empty while the sandbox is being made
+}
+
+// claimImage finds the image of a sandbox that is being made. From then on ImageUses tells of it.
+func (m *Manager) claimImage(ctx context.Context, spec sandbox.Spec) (sandbox.Image, error) {
+	unlock, err := m.d.HoldImages(ctx)
+	if err != nil {
+		return sandbox.Image{}, err
+	}
+	defer unlock()
+	image, err := m.d.ResolveImage(ctx, spec.Image, spec.Arch)
+	if err != nil {
+		return sandbox.Image{}, err
+	}
+	m.mu.Lock()
+	m.claimed[spec.Name] = image.Digest
+	m.mu.Unlock()
+	return image, nil
+}
+
+// ImageUses tells what images are in use, by digest and then by name: those of all sandboxes in whatever state, and of those that
+// are being made. With problems, lines about records that could not be read, it is not all.
+func (m *Manager) ImageUses() (uses []ImageUse, problems []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for name, digest := range m.claimed {
+		uses = append(uses, ImageUse{Digest: digest, Sandbox: name})
+	}
+	for name, b := range m.byName {
+		rec := b.record()
+		uses = append(uses, ImageUse{Digest: rec.Image.Digest, Sandbox: name, State: rec.State})
+	}
+	slices.SortFunc(uses, func(a, b ImageUse) int {
+		return cmp.Or(cmp.Compare(a.Digest, b.Digest), cmp.Compare(a.Sandbox, b.Sandbox))
+	})
+	return uses, slices.Clone(m.problems)
+}
