@@ -39,15 +39,15 @@ func Create(ctx context.Context, c *client.Client, n int, stateDir string, req c
 	if err != nil {
 		return r, err
 	}
-	var t table
+	var t Table
 	made := 0
 	defer func() {
 		for i := range made {
 			began := time.Now()
 			err = errors.Join(err, c.Remove(context.WithoutCancel(ctx), fmt.Sprintf("%s-%d", prefix, i), true))
-			t.add("remove", time.Since(began))
+			t.Add("remove", time.Since(began))
 		}
-		r.Rows = t.summaries()
+		r.Rows = t.Summaries()
 	}()
 	var times []time.Duration
 	for i := range n {
@@ -67,7 +67,7 @@ func Create(ctx context.Context, c *client.Client, n int, stateDir string, req c
 	r.BytesEach = (after - before) / int64(n)
 	window := min(max(n/10, 1), createWindow)
 	first, last := Series{Samples: times[:window]}, Series{Samples: times[n-window:]}
-	t.series = []Series{
+	t.Series = []Series{
 		{Name: "create, all", Samples: times},
 		{Name: fmt.Sprintf("the first %d", window), Samples: first.Samples},
 		{Name: fmt.Sprintf("the last %d", window), Samples: last.Samples},
