@@ -207,6 +207,11 @@ func (m *fakeMachine) Pause(context.Context) error {
 	return nil
 }
 func (m *fakeMachine) Resume(context.Context) error { m.v.cpu.goOn(); return nil }
+func (m *fakeMachine) Paused(context.Context) (bool, error) {
+	m.v.cpu.mu.Lock()
+	defer m.v.cpu.mu.Unlock()
+	return m.v.cpu.halted(), nil
+}
 
 func (m *fakeMachine) Kill(context.Context) error { m.v.kill(errKilled); return nil }
 func (m *fakeMachine) Done() <-chan struct{}      { return m.v.ctx.Done() }

@@ -156,6 +156,8 @@ type Machine interface {
 type Pauser interface {
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
+	// Paused asks the VMM: who halted the vCPUs may have been an earlier process of ours.
+	Paused(ctx context.Context) (bool, error)
 }
 
 // Saver is implemented by machines that can be saved.

@@ -14,6 +14,8 @@ type SavedState struct {
 	Files       []string `json:"files"`
 	Engine      string   `json:"engine"`
 	Version     string   `json:"version"` // of the VMM
+	Arch        Arch     `json:"arch"`
+	Variant     string   `json:"variant,omitempty"` // of the microVM's hardware, where an engine has several; its own words
 	Accelerator string   `json:"accelerator"`
 	CPU         string   `json:"cpu"` // what a host must be alike in; the engine's own words
 	LinkToken   string   `json:"link_token,omitempty"`

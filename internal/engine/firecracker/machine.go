@@ -90,6 +90,16 @@ func (m *machine) Pause(ctx context.Context) error { return m.tell(ctx, (*fcapi.
 // Resume lets the vCPUs go on.
 func (m *machine) Resume(ctx context.Context) error { return m.tell(ctx, (*fcapi.Client).Resume) }
 
+// Paused asks whether the vCPUs are halted.
+func (m *machine) Paused(ctx context.Context) (paused bool, err error) {
+	err = m.tell(ctx, func(c *fcapi.Client, ctx context.Context) error {
+		info, err := c.InstanceInfo(ctx)
+		paused = info.State == fcapi.StatePaused
+		return err
+	})
+	return paused, err
+}
+
 // tell makes a request. The connection is closed after it: one that waits for the next request would cost memory all the
 // time.
 func (m *machine) tell(ctx context.Context, request func(*fcapi.Client, context.Context) error) error {

@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/agentkernel/agentkernel/internal/engine/vmm"
@@ -10,7 +11,7 @@ import (
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
 
-// Adopt takes over a QEMU that an earlier process of ours launched. It uses of spec the ID and the directories only.
+// Adopt takes over a QEMU that an earlier process of ours launched. It uses of spec the ID, the architecture and the directories only.
 func (e *Engine) Adopt(ctx context.Context, spec sandbox.MachineSpec, rec sandbox.MachineRecord) (sandbox.Machine, error) {
 	if rec.Engine != engineName {
 		return nil, fmt.Errorf("adopt a microVM: its record is of the engine %q", rec.Engine)
@@ -46,5 +47,9 @@ func (e *Engine) attachAgain(ctx context.Context, proc *process.Process, rec san
 
 // Sweep kills QEMUs of the sandbox that no record tells of, and removes what they leave.
 func (e *Engine) Sweep(ctx context.Context, spec sandbox.MachineSpec) error {
-	return vmm.Sweep(ctx, e.log, name, marker(spec.ID), runtimeFilesIn(spec.RuntimeDir).remove)
+	nothing := func() error { return nil }
+	return errors.Join(
+		vmm.Sweep(ctx, e.log, name, marker(finishing(spec.ID)), nothing),
+		vmm.Sweep(ctx, e.log, name, marker(spec.ID), runtimeFilesIn(spec.RuntimeDir).remove),
+	)
 }

@@ -25,6 +25,7 @@ const seccompOptions = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resou
 type binary struct {
 	path    string // absolute
 	version string // e.g. 7.2.22
+	build   string // with who has built it, e.g. 7.2.22 (Debian 1:7.2+dfsg-7)
 	seccomp bool   // was built with -sandbox
 }
 
@@ -86,8 +87,8 @@ func inspect(ctx context.Context, path string) (binary, error) {
 	if bin.version, err = parseVersion(string(out)); err != nil {
 		return binary{}, fmt.Errorf("ask %s for its version: %w", path, err)
 	}
-	first, _, _ := strings.Cut(bin.version, ".")
-	if major, err := strconv.Atoi(first); err != nil || major < minMajor {
+	bin.build = parseBuild(string(out))
+	if !bin.atLeast(minMajor, 0) {
 		return binary{}, sandbox.Errorf(sandbox.Unavailable, "install a newer QEMU", "%s is QEMU %s, and at least %d.0 is needed", path, bin.version, minMajor)
 	}
 	return bin, nil
@@ -104,6 +105,27 @@ func parseVersion(out string) (string, error) {
 		return "", fmt.Errorf("%.80q names no version", out)
 	}
 	return strings.TrimRight(rest, "."), nil
+}
+
+// parseBuild reads all of the first line that follows the word "version".
+func parseBuild(out string) string {
+	line, _, _ := strings.Cut(out, "\n")
+	_, build, _ := strings.Cut(line, "version ")
+	return strings.TrimSpace(build)
+}
+
+// atLeast reports whether the version is that or a later one.
+func (b binary) atLeast(major, minor int) bool {
+	parts := strings.SplitN(b.version, ".", 3)
+	have := [2]int{}
+	for i := range min(len(parts), len(have)) {
+		n, err := strconv.Atoi(parts[i])
+		if err != nil {
+			return false
+		}
+		have[i] = n
+	}
+	return have[0] > major || have[0] == major && have[1] >= minor
 }
 
 func installHint(arch sandbox.Arch) string {

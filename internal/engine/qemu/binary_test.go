@@ -60,7 +60,7 @@ func TestFindBinary(t *testing.T) {
 				}
 				return
 			}
-			want := binary{path: filepath.Join(dir, "qemu-system-x86_64"), version: "8.2.1", seccomp: tc.seccomp}
+			want := binary{path: filepath.Join(dir, "qemu-system-x86_64"), version: "8.2.1", build: "8.2.1", seccomp: tc.seccomp}
 			if err != nil || bin != want {
 				t.Errorf("%+v, %v; want %+v", bin, err, want)
 			}

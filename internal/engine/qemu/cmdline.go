@@ -10,11 +10,12 @@ import (
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
 
-// Descriptors of the listening sockets in QEMU: 0-2 are its own.
+// Descriptors of QEMU: 0-2 are its own, then come the listening sockets, and what a microVM is restored from.
 const (
 	qmpFD = 3 + iota
 	linkFD
 	consoleFD
+	stateFD
 )
 
 // linkPort is the name that the guest agent looks for under /sys/class/virtio-ports.
@@ -30,12 +31,25 @@ const tcgCacheMiB = 256
 // command is all that a QEMU's command line is made of.
 type command struct {
 	bin    binary
+	use    use
+	memory string // path of the file of the guest's memory, when it is restored or finished
+	slots  []sandbox.Slot
+	legacy bool // the microVM has the timers and interrupt controller of a PC (x86_64)
 	accel  string
 	spec   sandbox.MachineSpec
 	token  string // hex, of the serial link
 	tscKHz int    // x86_64 under tcg
 	plugin string // path of the counting plugin; empty without spec.CountFile
 }
+
+// use is what a QEMU is for.
+type use int
+
+const (
+	boots    use = iota // a guest from its kernel on
+	restores            // a guest, from a saved state
+	finishes            // bringing a saved state into its final form; the guest does not run
+)
 
 // marker is the one argument that tells the QEMU of a sandbox from every other process.
 func marker(id string) string { return "guest=agentkernel-" + id + ",debug-threads=off" }
@@ -62,38 +76,89 @@ func (c *command) check() error {
 }
 
 // args returns argv without the program's name.
+//
+// A saved state fits a microVM that has the same machine type, accelerator, CPU, memory and devices in the same order, by whatever
+// names and with whatever files behind them. So all uses have one command line up to where the guest's instructions come from: a
+// restored guest has its kernel in its memory, and a kernel among the arguments would only take memory of the host.
 func (c *command) args() []string {
 	a := []string{
-		"-name", marker(c.spec.ID),
+		"-name", marker(c.name()),
 		"-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-nic", "none",
 	}
 	if c.bin.seccomp {
 		a = append(a, "-sandbox", seccompOptions)
 	}
+	console, link := listener("console", consoleFD, "on"), listener("link", linkFD, "off")
+	monitor := listener("qmp", qmpFD, "off")
+	if c.use == finishes {
+		console, link = "null,id=console", "null,id=link"
+		monitor = fmt.Sprintf("socket,id=qmp,fd=%d", qmpFD) // is connected
+	}
 	a = append(a,
 		"-M", c.machine(), "-accel", c.accelerator(), "-cpu", c.cpu(),
-		"-smp", strconv.Itoa(c.spec.VCPUs), "-m", strconv.Itoa(c.spec.MemoryMiB)+"M",
+		"-smp", strconv.Itoa(c.spec.VCPUs), "-m", strconv.Itoa(c.spec.MemoryMiB)+"M", "-object", c.memoryBackend(),
 		"-global", "virtio-mmio.force-legacy=false",
-		"-chardev", listener("qmp", qmpFD, "off"), "-mon", "chardev=qmp,mode=control",
+		"-chardev", monitor, "-mon", "chardev=qmp,mode=control",
 		// QEMU has the console's first connection before the guest runs. It waits in the socket already.
-		"-chardev", listener("console", consoleFD, "on"), "-serial", "chardev:console",
+		"-chardev", console, "-serial", "chardev:console",
 		// Port 0 is for a console. Each port that there could be costs the guest two queues: 2 instead of 31.
-		"-chardev", listener("link", linkFD, "off"), "-device", "virtio-serial-device,max_ports=2",
+		"-chardev", link, "-device", "virtio-serial-device,max_ports=2",
 		"-device", "virtserialport,chardev=link,nr=1,name="+linkPort,
 	)
-	for _, d := range c.spec.Disks {
-		a = append(a, "-blockdev", blockdev(d), "-device", blkDevice(d))
+	for i, slot := range c.slots {
+		name, backing := fmt.Sprintf("spare%d", i), ""
+		if slot.Disk != nil {
+			name = string(slot.Disk.Role)
+			backing = blockdev(*slot.Disk)
+		} else {
+			backing = nothing(name, slot.ReadOnly)
+		}
+		a = append(a, "-blockdev", backing, "-device", blkDevice(name))
 	}
 	if c.plugin != "" {
 		a = append(a, "-plugin", "file="+escape(c.plugin)+",out="+escape(c.spec.CountFile))
 	}
+	if c.use != boots {
+		return append(a, "-S", "-incoming", "defer")
+	}
 	return append(a, "-kernel", c.spec.Kernel.Path, "-initrd", c.spec.Initrd, "-append", c.kernelParameters())
 }
 
-// machine has no ACPI, no PCI and no legacy device that can be done without. Its memory is left out of core dumps, and is
-// not merged with that of other processes, which would let one microVM find out by timing what another has in memory.
+// name is what the marker is made of. A saved state may be finished while its sandbox runs.
+func (c *command) name() string {
+	if c.use == finishes {
+		return finishing(c.spec.ID)
+	}
+	return c.spec.ID
+}
+
+func finishing(id string) string { return id + ".finish" }
+
+// memoryBackend is the guest's memory: of QEMU alone when it boots, which never writes to a disk of the host; mapped copy-on-write
+// from the file of a saved state, whose pages all that came of it share; or that file itself, when it is made. It is left out of
+// core dumps, and is not merged with that of other processes, which would let one microVM find out by timing what another has in
+// memory.
+func (c *command) memoryBackend() string {
+	s := fmt.Sprintf(",id=%s,size=%dM,dump=off,merge=off", memoryID, c.spec.MemoryMiB)
+	switch c.use {
+	case restores:
+		s = "memory-backend-file" + s + ",share=off,mem-path=" + escape(c.memory)
+		if c.bin.atLeast(8, 2) {
+			s += ",readonly=on,rom=off" // the file; the memory is not
+		}
+		return s
+	case finishes:
+		return "memory-backend-file" + s + ",share=on,mem-path=" + escape(c.memory)
+	}
+	return "memory-backend-ram" + s
+}
+
+// memoryID is a part of the name that a saved state has for the memory.
+const memoryID = "ram"
+
+// machine has no ACPI, no PCI and no legacy device that can be done without.
 func (c *command) machine() string {
-	common := ",acpi=off,dump-guest-core=off,mem-merge=off"
+	common := ",acpi=off,memory-backend=" + memoryID
 	if c.spec.Arch == sandbox.AArch64 {
 		gic := "3" // version 2 has at most 8 CPUs
 		if c.accel == accelKVM {
@@ -103,11 +168,11 @@ func (c *command) machine() string {
 	}
 	// A guest whose kernel is told the rate of its APIC timer needs neither PIC nor PIT. Any other calibrates by the PIT,
 	// and finds no timer at all when only one of the two is there. Without the RTC it waits a second for the clock.
-	legacy := "pit=on,pic=on"
-	if c.spec.Kernel.LAPICTimer {
-		legacy = "pit=off,pic=off"
+	timers := "pit=off,pic=off"
+	if c.legacy {
+		timers = "pit=on,pic=on"
 	}
-	return "microvm," + legacy + ",rtc=on,isa-serial=on" + common
+	return "microvm," + timers + ",rtc=on,isa-serial=on" + common
 }
 
 func (c *command) accelerator() string {
@@ -149,10 +214,20 @@ func blockdev(d sandbox.Disk) string {
 	return s + ",discard=unmap"
 }
 
+// nothing is a disk of 1 MiB without a file, of zeros: for a spare one, and for any whose guest does not run. It takes what is
+// written to it, and forgets it.
+func nothing(name string, readOnly bool) string {
+	s := fmt.Sprintf("driver=null-co,node-name=%s,size=%d,read-zeroes=on", name, sandbox.SpareBytes)
+	if readOnly {
+		s += ",read-only=on"
+	}
+	return s
+}
+
 // blkDevice reports errors to the guest. By default QEMU halts the guest when the host's disk is full, and nobody would be
 // told.
-func blkDevice(d sandbox.Disk) string {
-	return fmt.Sprintf("virtio-blk-device,drive=%s,serial=%[1]s,werror=report,rerror=report", d.Role)
+func blkDevice(name string) string {
+	return fmt.Sprintf("virtio-blk-device,drive=%s,serial=%[1]s,werror=report,rerror=report", name)
 }
 
 // escape makes s the value of an option: commas are doubled, QEMU's manual, "Standard options".

@@ -11,7 +11,7 @@ import (
 )
 
 func testCommand() *command {
-	return &command{
+	c := &command{
 		bin: binary{path: "/usr/bin/qemu-system-x86_64", version: "7.2.22", seccomp: true}, accel: accelTCG, token: "00ff", tscKHz: 2_600_000,
 		spec: sandbox.MachineSpec{
 			ID: "0123456789abcdef", Arch: sandbox.X8664, VCPUs: 1, MemoryMiB: 512,
@@ -22,6 +22,8 @@ func testCommand() *command {
 			},
 		},
 	}
+	c.slots, _ = c.spec.Slots()
+	return c
 }
 
 func TestArgs(t *testing.T) {
@@ -29,10 +31,10 @@ func TestArgs(t *testing.T) {
 		"-name", "guest=agentkernel-0123456789abcdef,debug-threads=off",
 		"-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-nic", "none",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-		"-M", "microvm,pit=off,pic=off,rtc=on,isa-serial=on,acpi=off,dump-guest-core=off,mem-merge=off",
+		"-M", "microvm,pit=off,pic=off,rtc=on,isa-serial=on,acpi=off,memory-backend=ram",
 		"-accel", "tcg,thread=single,tb-size=256",
 		"-cpu", "max,-erms,-fsrm,-svm",
-		"-smp", "1", "-m", "512M",
+		"-smp", "1", "-m", "512M", "-object", "memory-backend-ram,id=ram,size=512M,dump=off,merge=off",
 		"-global", "virtio-mmio.force-legacy=false",
 		"-chardev", "socket,id=qmp,fd=3,server=on,wait=off", "-mon", "chardev=qmp,mode=control",
 		"-chardev", "socket,id=console,fd=5,server=on,wait=on", "-serial", "chardev:console",
@@ -56,8 +58,20 @@ func TestArgsOfVariants(t *testing.T) {
 		change    func(*command)
 		has, lack []string
 	}{
-		{"kernel without the LAPIC parameter", func(c *command) { c.spec.Kernel.LAPICTimer = false },
+		{"kernel without the LAPIC parameter", func(c *command) { c.spec.Kernel.LAPICTimer, c.legacy = false, true },
 			[]string{"microvm,pit=on,pic=on,"}, []string{"lapic_timer_khz", "pit=off", "pic=off"}},
+		{"restoring", func(c *command) { c.use, c.memory = restores, "/s/a,b/memory" },
+			[]string{"memory-backend-file,id=ram,size=512M,dump=off,merge=off,share=off,mem-path=/s/a,,b/memory -global", "filename=/s/upper=x.ext4", "-S -incoming defer"},
+			[]string{"-kernel", "-initrd", "-append", "readonly=on"}},
+		{"restoring with a QEMU that can open the memory for reading alone", func(c *command) { c.use, c.memory, c.bin.version = restores, "/s/memory", "10.0.2" },
+			[]string{"share=off,mem-path=/s/memory,readonly=on,rom=off "}, nil},
+		{"finishing", func(c *command) {
+			c.use, c.memory = finishes, "/s/memory"
+			c.slots = []sandbox.Slot{{ReadOnly: true}, {}}
+		},
+			[]string{"-name guest=agentkernel-0123456789abcdef.finish,", "share=on,mem-path=/s/memory ", "-S -incoming defer", "null,id=console", "null,id=link",
+				"driver=null-co,node-name=spare0,size=1048576,read-zeroes=on,read-only=on -device virtio-blk-device,drive=spare0,", "driver=null-co,node-name=spare1,size=1048576,read-zeroes=on -device"},
+			[]string{"filename=", "-kernel", "server=on"}},
 		{"two vCPUs", func(c *command) { c.spec.VCPUs = 2 },
 			[]string{"-smp 2 ", "tcg,thread=multi"}, []string{"noreplace-smp"}},
 		{"x86_64 on KVM", func(c *command) { c.accel = accelKVM },
@@ -90,7 +104,7 @@ func TestArgsOfVariants(t *testing.T) {
 					t.Errorf("%q is in\n%s", s, line)
 				}
 			}
-			if !slices.Contains(c.args(), marker(c.spec.ID)) {
+			if !slices.Contains(c.args(), marker(c.name())) {
 				t.Error("the marker is no argument of its own: Sweep would not find it")
 			}
 		})

@@ -41,7 +41,10 @@ type Engine struct {
 	dialSession dialSession
 }
 
-var _ sandbox.Engine = (*Engine)(nil)
+var (
+	_ sandbox.Engine   = (*Engine)(nil)
+	_ sandbox.Restorer = (*Engine)(nil)
+)
 
 // New makes the engine. It looks at nothing yet.
 func New(o Options) *Engine {
@@ -127,22 +130,34 @@ func (e *Engine) prepare(ctx context.Context, spec sandbox.MachineSpec) (*comman
 	if err != nil {
 		return nil, err
 	}
-	cmd := &command{bin: bin, accel: c.accel, spec: spec}
+	cmd := &command{bin: bin, accel: c.accel, spec: spec, legacy: spec.Arch == sandbox.X8664 && !spec.Kernel.LAPICTimer}
+	if spec.From != nil {
+		cmd.use, cmd.memory, cmd.legacy = restores, filepath.Join(spec.From.Dir, memoryFile), spec.From.Variant == legacyTimers
+	}
+	if cmd.slots, err = spec.Slots(); err != nil {
+		return nil, fmt.Errorf("prepare a microVM: %w", err)
+	}
 	if err := cmd.check(); err != nil {
 		return nil, fmt.Errorf("prepare a microVM: %w", err)
 	}
-	for what, path := range map[string]string{"kernel": spec.Kernel.Path, "initramfs": spec.Initrd} {
-		if _, err := os.Stat(path); err != nil {
-			return nil, fmt.Errorf("find the %s: %w", what, err)
+	if spec.From == nil {
+		for what, path := range map[string]string{"kernel": spec.Kernel.Path, "initramfs": spec.Initrd} {
+			if _, err := os.Stat(path); err != nil {
+				return nil, fmt.Errorf("find the %s: %w", what, err)
+			}
 		}
 	}
-	if spec.Arch == sandbox.X8664 && c.accel == accelTCG {
+	if spec.Arch == sandbox.X8664 && c.accel == accelTCG && spec.From == nil {
 		cmd.tscKHz = e.tsc.KHz()
 	}
 	if spec.CountFile != "" {
 		if cmd.plugin, err = icount.Build(ctx, e.cacheDir, bin.version); err != nil {
 			return nil, err
 		}
+	}
+	if spec.From != nil {
+		cmd.token = spec.From.LinkToken // which the guest was told when it booted
+		return cmd, nil
 	}
 	token := make([]byte, tokenSize)
 	_, _ = rand.Read(token) // never fails: crypto/rand

@@ -288,7 +288,7 @@ func TestLaunchFails(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "QEMU said: "},
-		{"no disk", func(_ *testing.T, s *sandbox.MachineSpec) { s.Disks[0].Path += ".gone" }, "No such file"},
+		{"no disk", func(_ *testing.T, s *sandbox.MachineSpec) { s.Disks[0].Path += ".gone" }, "find the disk rootfs"},
 		{"too much memory", func(_ *testing.T, s *sandbox.MachineSpec) { s.MemoryMiB = 1 << 30 }, "QEMU said: "},
 		{"a directory where a socket goes", func(t *testing.T, s *sandbox.MachineSpec) {
 			s.RuntimeDir = filepath.Join(s.RuntimeDir, "gone")

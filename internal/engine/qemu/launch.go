@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/agentkernel/agentkernel/internal/engine/vmm"
@@ -39,8 +40,22 @@ func (e *Engine) launch(ctx context.Context, cmd *command) (m *machine, err erro
 			err = errors.Join(err, files.remove())
 		}
 	}()
+	disks, err := sandbox.DiskSlots(cmd.slots)
+	if err != nil {
+		return nil, err
+	}
 	begin := time.Now()
-	proc, streams, err := spawn(ctx, cmd, files)
+	var more []*os.File
+	if cmd.use == restores {
+		feed, state, err := openState(cmd)
+		if err != nil {
+			return nil, err
+		}
+		defer feed.end()
+		defer state.Close() // first: nobody reads any more when QEMU is gone
+		more = append(more, state)
+	}
+	proc, streams, err := spawn(ctx, cmd, files, more...)
 	if err != nil {
 		return nil, err
 	}
@@ -48,6 +63,7 @@ func (e *Engine) launch(ctx context.Context, cmd *command) (m *machine, err erro
 	id := proc.Identity()
 	rec := sandbox.MachineRecord{
 		Engine: engineName, EngineWhy: spec.EngineWhy, Accelerator: cmd.accel, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID, LinkToken: cmd.token,
+		Disks: disks,
 	}
 	m, err = e.attach(proc, rec, spec, logs, streams)
 	if err != nil {
@@ -57,13 +73,22 @@ func (e *Engine) launch(ctx context.Context, cmd *command) (m *machine, err erro
 	if err := m.started(ctx); err != nil {
 		return m, errors.Join(err, m.Kill(context.WithoutCancel(ctx)))
 	}
-	m.Parts = []sandbox.Stage{{Name: "fork", Duration: forked.Sub(begin)}, {Name: "vmm-init", Duration: time.Since(forked)}}
+	ready := time.Now()
+	m.Parts = []sandbox.Stage{{Name: "fork", Duration: forked.Sub(begin)}, {Name: "vmm-init", Duration: ready.Sub(forked)}}
+	if cmd.use == restores {
+		m.disks = restoredDisks(cmd.slots, disks, spec.From.Disks)
+		if err := m.restore(ctx, cmd); err != nil {
+			return m, err
+		}
+		m.Parts = append(m.Parts, sandbox.Stage{Name: "restore", Duration: time.Since(ready)})
+	}
 	e.log.Debug("launched", "sandbox", spec.ID, "pid", id.PID, "accelerator", cmd.accel)
 	return m, nil
 }
 
 // spawn starts QEMU, with its monitor and console connected.
-func spawn(ctx context.Context, cmd *command, files runtimeFiles) (proc *process.Process, s streams, err error) {
+// More is its further descriptors, which stay the caller's.
+func spawn(ctx context.Context, cmd *command, files runtimeFiles, more ...*os.File) (proc *process.Process, s streams, err error) {
 	defer func() {
 		if err != nil {
 			s.close()
@@ -86,11 +111,13 @@ func spawn(ctx context.Context, cmd *command, files runtimeFiles) (proc *process
 	}
 	proc, err = process.Start(process.Spec{
 		Path: cmd.bin.path, Args: append([]string{cmd.bin.path}, cmd.args()...), Dir: cmd.spec.RuntimeDir,
-		Env:    []string{"PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C"},
-		Output: theirs, Files: ends,
+		Env:    environment(),
+		Output: theirs, Files: append(ends, more...),
 	})
 	return proc, s, err
 }
+
+func environment() []string { return []string{"PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C"} }
 
 // started waits until QEMU answers.
 func (m *machine) started(ctx context.Context) error {

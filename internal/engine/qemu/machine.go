@@ -21,6 +21,12 @@ type machine struct {
 	*vmm.VMM
 	files runtimeFiles
 	link  *link
+	arch  sandbox.Arch
+	cpu   func() (string, error) // what a host must be alike in that restores it
+
+	disks     []restoredDisk // of one that Launch has restored
+	migration migration
+	saving    chan struct{} // holds one token: the right to save
 
 	mu         sync.Mutex
 	monitor    *qmp
@@ -30,7 +36,8 @@ type machine struct {
 
 var (
 	_ sandbox.Machine = (*machine)(nil)
-	_ sandbox.Pauser  = (*machine)(nil)
+	_ sandbox.Saver   = (*machine)(nil)
+	_ sandbox.Placer  = (*machine)(nil)
 	_ sandbox.Stager  = (*machine)(nil)
 )
 
@@ -76,7 +83,12 @@ func (e *Engine) attach(proc *process.Process, rec sandbox.MachineRecord, spec s
 	m := &machine{
 		VMM:   vmm.Take(name, proc, rec, logs, e.log.With("sandbox", spec.ID, "pid", rec.PID)),
 		files: runtimeFilesIn(spec.RuntimeDir),
+		arch:  spec.Arch,
+		cpu:   func() (string, error) { return e.cpu(spec.Arch, rec.Accelerator) },
+
+		migration: newMigration(), saving: make(chan struct{}, 1),
 	}
+	m.saving <- struct{}{}
 	m.link = newLink(m.Life(), m.files.link, token, e.dialSession)
 	m.monitor = newQMP(s.monitor, m.onEvent)
 	m.Watch(s.console, s.output, vmm.Hooks{Settle: m.settle, Close: m.link.close, Explain: m.explain, Remove: m.files.remove})
@@ -100,9 +112,11 @@ func (m *machine) connectMonitor(ctx context.Context) (*qmp, error) {
 	return newQMP(conn, m.onEvent), nil
 }
 
-// onEvent keeps what explains an end: docs/interop/qmp, SHUTDOWN and STOP.
+// onEvent keeps what explains an end (docs/interop/qmp: SHUTDOWN and STOP), and follows migrations.
 func (m *machine) onEvent(name string, data json.RawMessage) {
 	switch name {
+	case "MIGRATION":
+		m.migration.onEvent(data)
 	case "SHUTDOWN":
 		var shutdown struct {
 			Reason string `json:"reason"`
@@ -161,6 +175,19 @@ func (m *machine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 func (m *machine) Pause(ctx context.Context) error {
 	m.setPausing(true)
 	return m.execute(ctx, "stop")
+}
+
+// Paused asks whether the vCPUs are halted.
+func (m *machine) Paused(ctx context.Context) (bool, error) {
+	q, err := m.liveMonitor(ctx)
+	if err != nil {
+		return false, err
+	}
+	running, err := isRunning(ctx, q)
+	if err != nil {
+		return false, fmt.Errorf("ask QEMU whether its guest runs: %w", err)
+	}
+	return !running, nil
 }
 
 // Resume lets the vCPUs go on.

@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxQMPLine bounds a message of QEMU. The answers that are asked for have a few hundred bytes. QEMU may have been taken
@@ -140,8 +143,11 @@ func errorOf(m qmpMessage) error {
 }
 
 type qmpCommand struct {
-	Execute string `json:"execute"`
-	ID      uint64 `json:"id"`
+	Execute   string `json:"execute"`
+	Arguments any    `json:"arguments,omitempty"`
+	ID        uint64 `json:"id"`
+	// file is handed over with the command; QEMU gets a descriptor of its own.
+	file *os.File
 }
 
 // send writes a command. A QEMU that does not read blocks it until ctx ends.
@@ -158,15 +164,44 @@ func (q *qmp) send(ctx context.Context, c qmpCommand) error {
 	defer func() { q.sending <- struct{}{} }()
 	stop := context.AfterFunc(ctx, func() { _ = q.conn.SetWriteDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if _, err := q.conn.Write(append(b, '\n')); err != nil {
+	if err := q.write(append(b, '\n'), c.file); err != nil {
 		q.conn.Close() // half a command may have been written
 		return fmt.Errorf("write to QMP: %w", err)
 	}
 	return nil
 }
 
-// execute runs a command and decodes its answer into result, unless that is nil.
+// write writes a whole line. A file goes with its first byte: unix(7), SCM_RIGHTS.
+func (q *qmp) write(line []byte, file *os.File) error {
+	if file != nil {
+		conn, ok := q.conn.(*net.UnixConn)
+		if !ok {
+			return errors.New("a file can be handed over on a unix socket only")
+		}
+		raw, err := file.SyscallConn() // not Fd, which would make a pipe block whoever reads from it
+		if err != nil {
+			return err
+		}
+		n := 0
+		if cerr := raw.Control(func(fd uintptr) { n, _, err = conn.WriteMsgUnix(line, unix.UnixRights(int(fd)), nil) }); cerr != nil {
+			return cerr
+		}
+		if err != nil {
+			return err
+		}
+		line = line[n:]
+	}
+	_, err := q.conn.Write(line)
+	return err
+}
+
+// execute runs a command without arguments and decodes its answer into result, unless that is nil.
 func (q *qmp) execute(ctx context.Context, command string, result any) error {
+	return q.run(ctx, qmpCommand{Execute: command}, result)
+}
+
+// run is execute for any command.
+func (q *qmp) run(ctx context.Context, command qmpCommand, result any) error {
 	select {
 	case <-q.ready:
 	case <-q.done:
@@ -185,7 +220,8 @@ func (q *qmp) execute(ctx context.Context, command string, result any) error {
 		delete(q.pending, id)
 		q.mu.Unlock()
 	}()
-	if err := q.send(ctx, qmpCommand{Execute: command, ID: id}); err != nil {
+	command.ID = id
+	if err := q.send(ctx, command); err != nil {
 		return err
 	}
 	select {
@@ -197,7 +233,7 @@ func (q *qmp) execute(ctx context.Context, command string, result any) error {
 			return nil
 		}
 		if err := json.Unmarshal(m.Return, result); err != nil {
-			return fmt.Errorf("decode the answer to %s: %w", command, err)
+			return fmt.Errorf("decode the answer to %s: %w", command.Execute, err)
 		}
 		return nil
 	case <-q.done:

@@ -1,0 +1,130 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/agentkernel/agentkernel/internal/sandbox"
+)
+
+// The files of a saved state.
+const (
+	streamFile = "stream" // what a QEMU has written while its guest was halted: memory and devices; before Finish
+	memoryFile = "memory" // the guest's memory, with holes where it is zero
+	stateFile  = "state"  // the devices
+)
+
+// maxDeviceBytes bounds what there is beside the memory in a stream: some 100 KiB, and firmware.
+const maxDeviceBytes = 64 << 20
+
+// Save writes the memory and devices of a paused microVM into one file.
+func (m *machine) Save(ctx context.Context, dir string) (saved sandbox.SavedState, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("save a microVM: %w", err)
+		}
+	}()
+	select {
+	case <-m.saving:
+		defer func() { m.saving <- struct{}{} }()
+	default:
+		return saved, errors.New("it is being saved already")
+	}
+	q, err := m.liveMonitor(ctx)
+	if err != nil {
+		return saved, err
+	}
+	facts, err := askFacts(ctx, q)
+	if err != nil {
+		return saved, err
+	}
+	if facts.running {
+		return saved, errors.New("it is not paused")
+	}
+	if m.Rec.Disks == nil {
+		return saved, sandbox.Errorf(sandbox.Conflict, "stop it and start it again", "it was started by an agentkernel that could not save microVMs")
+	}
+	f, err := os.OpenFile(filepath.Join(dir, streamFile), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return saved, err
+	}
+	defer f.Close()
+	if err := m.migration.save(ctx, q, f, facts.memoryBytes+maxDeviceBytes, true); err != nil {
+		return saved, err
+	}
+	if err := f.Close(); err != nil {
+		return saved, err
+	}
+	cpu, err := m.cpu()
+	if err != nil {
+		return saved, err
+	}
+	saved = sandbox.SavedState{
+		Dir: dir, Files: []string{streamFile}, Engine: engineName, Version: facts.build, Arch: m.arch, Accelerator: m.Rec.Accelerator,
+		CPU: cpu, LinkToken: m.Rec.LinkToken, Disks: m.Rec.Disks,
+	}
+	if facts.legacy {
+		saved.Variant = legacyTimers
+	}
+	return saved, nil
+}
+
+// facts are what a QEMU says of itself, which may be one that an earlier process of ours has launched.
+type facts struct {
+	build       string // as in binary
+	running     bool   // the guest
+	memoryBytes int64  // of the guest
+	legacy      bool   // as in command
+}
+
+func askFacts(ctx context.Context, q *qmp) (f facts, err error) {
+	var version struct {
+		QEMU    struct{ Major, Minor, Micro int }
+		Package string
+	}
+	if err := q.execute(ctx, "query-version", &version); err != nil {
+		return f, err
+	}
+	f.build = fmt.Sprintf("%d.%d.%d", version.QEMU.Major, version.QEMU.Minor, version.QEMU.Micro)
+	if version.Package != "" {
+		f.build += fmt.Sprintf(" (%.200s)", version.Package)
+	}
+	if f.running, err = isRunning(ctx, q); err != nil {
+		return f, err
+	}
+	var memory struct {
+		Base int64 `json:"base-memory"`
+	}
+	if err := q.execute(ctx, "query-memory-size-summary", &memory); err != nil {
+		return f, err
+	}
+	f.memoryBytes = memory.Base
+	if f.legacy, err = hasLegacyTimers(ctx, q); err != nil {
+		return f, err
+	}
+	return f, nil
+}
+
+// legacyTimers is the variant of a microVM that has the timers of a PC.
+const legacyTimers = "legacy timers"
+
+// hasLegacyTimers asks for a property that only the machine type of x86_64 has.
+func hasLegacyTimers(ctx context.Context, q *qmp) (bool, error) {
+	var pit string
+	err := q.run(ctx, qmpCommand{Execute: "qom-get", Arguments: map[string]any{"path": "/machine", "property": "pit"}}, &pit)
+	var refused *qmpError
+	if errors.As(err, &refused) {
+		return false, nil
+	}
+	return pit != "off", err
+}
+
+// isRunning asks whether the vCPUs run.
+func isRunning(ctx context.Context, q *qmp) (bool, error) {
+	var status struct{ Running bool }
+	err := q.execute(ctx, "query-status", &status)
+	return status.Running, err
+}
