@@ -2,92 +2,67 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/agentkernel/agentkernel/pkg/client"
 )
 
-// BootResult is the outcome of Boot.
-type BootResult struct {
-	Engine      string    `json:"engine"`
-	Accelerator string    `json:"accelerator"`
-	Kernel      string    `json:"kernel"`
-	Stages      []Summary `json:"stages"`
-	// Instructions is the number of guest instructions from the VMM's start to readiness; 0 where they cannot be counted.
-	Instructions int64 `json:"guest_instructions,omitempty"`
-}
-
-// Boot makes, boots, uses, stops and removes n sandboxes, one after the other, and times the stages of each. On software
-// emulation one more boot counts the guest's instructions, which do not depend on the host's speed.
-func Boot(ctx context.Context, c *client.Client, n int, req client.CreateRequest, progress func(done, of int)) (BootResult, error) {
-	var r BootResult
+// Boot makes, boots, uses, stops and removes sandboxes, one after the other, and times the stages of each. On software emulation
+// one more boot counts the guest's instructions, which do not depend on the host's speed.
+func Boot(ctx context.Context, e *Env) (Section, error) {
+	s := Section{Name: "boot", Title: "A cold boot"}
 	var t Table
-	for i := range n {
-		sb, err := bootOnce(ctx, c, req, &t, false)
-		if err != nil {
-			return r, err
+	var sb client.Sandbox
+	for i := range e.N {
+		var err error
+		if sb, err = e.boot(ctx, &t, client.StartOptions{}); err != nil {
+			return s, err
 		}
-		r.Engine, r.Accelerator, r.Kernel = deref(sb.Engine), deref(sb.Accelerator), deref(sb.Kernel)
-		progress(i+1, n)
+		e.Progress(i+1, e.N)
 	}
-	r.Stages = t.Summaries()
-	if r.Accelerator == "tcg" {
-		sb, err := bootOnce(ctx, c, req, &Table{}, true)
+	s.Setup, s.Times = fmt.Sprintf("%s; %d times", e.setup(sb), e.N), t.Summaries()
+	if deref(sb.Accelerator) == "tcg" {
+		counted, err := e.boot(ctx, &Table{}, client.StartOptions{CountInstructions: true})
 		if err != nil {
-			return r, fmt.Errorf("count the guest's instructions: %w", err)
+			return s, fmt.Errorf("count the guest's instructions: %w", err)
 		}
-		r.Instructions = deref(sb.GuestInstructions)
+		s.Add("guest instructions from the VMM's start to ready", float64(deref(counted.GuestInstructions))/1e6, "M")
 	}
-	return r, nil
+	return s, nil
 }
 
-func bootOnce(ctx context.Context, c *client.Client, req client.CreateRequest, t *Table, count bool) (sb client.Sandbox, err error) {
+// boot is one life of a sandbox.
+func (e *Env) boot(ctx context.Context, t *Table, o client.StartOptions) (sb client.Sandbox, err error) {
 	timed := func(name string, f func() error) error {
 		began := time.Now()
 		err := f()
 		t.Add(name, time.Since(began))
 		return err
 	}
-	if err := timed("create", func() error { _, err := c.Create(ctx, req); return err }); err != nil {
-		return sb, err
-	}
-	defer func() {
-		rmErr := timed("remove", func() error { return c.Remove(context.WithoutCancel(ctx), req.Name, true) })
-		if err == nil {
-			err = rmErr
-		}
-	}()
 	began := time.Now()
-	if sb, err = c.Start(ctx, req.Name, client.StartOptions{CountInstructions: count}); err != nil {
+	made, remove, err := e.create(ctx)
+	if err != nil {
 		return sb, err
 	}
-	ready := time.Since(began)
+	t.Add("create (record, own disk)", time.Since(began))
+	defer func() { err = errors.Join(err, timed("remove", remove)) }()
+	start := time.Now()
+	if sb, err = e.Client.Start(ctx, made.Name, o); err != nil {
+		return sb, err
+	}
+	ready := time.Since(start)
 	if sb.Stages != nil {
-		for _, s := range *sb.Stages {
-			t.Add("start: "+s.Name, time.Duration(s.DurationMs*float64(time.Millisecond)))
+		for _, stage := range *sb.Stages {
+			t.Add("start: "+stage.Name, time.Duration(stage.DurationMs*float64(time.Millisecond)))
 		}
 	}
 	t.Add("start, in all", ready)
-	for _, name := range []string{"first exec", "second exec"} {
-		if err := timed(name, func() error { return execTrue(ctx, c, req.Name) }); err != nil {
+	for _, name := range []string{"first exec of true", "second exec of true"} {
+		if err := timed(name, func() error { return e.execTrue(ctx, made.Name) }); err != nil {
 			return sb, err
 		}
 	}
-	return sb, timed("stop", func() error { _, err := c.Stop(ctx, req.Name, 10*time.Second); return err })
-}
-
-func execTrue(ctx context.Context, c *client.Client, name string) error {
-	exit, err := c.Exec(ctx, name, client.ExecStart{Argv: []string{"true"}}, client.ExecIO{})
-	if err == nil && exit.Status() != 0 {
-		err = fmt.Errorf("true ended with exit code %d", exit.Status())
-	}
-	return err
-}
-
-func deref[T any](p *T) (v T) {
-	if p != nil {
-		v = *p
-	}
-	return v
+	return sb, timed("stop, graceful", func() error { _, err := e.Client.Stop(ctx, made.Name, 10*time.Second); return err })
 }

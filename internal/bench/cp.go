@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"time"
 
+	units "github.com/docker/go-units"
+
 	"github.com/agentkernel/agentkernel/pkg/client"
 )
 
@@ -21,96 +23,94 @@ type CopySpec struct {
 	Files int
 }
 
-// CopyRow is one copy, in one direction.
-type CopyRow struct {
-	Name    string  `json:"name"`
-	Bytes   int64   `json:"bytes"`
-	Files   int     `json:"files"`
-	Seconds float64 `json:"seconds"`
-	Docker  float64 `json:"docker_seconds,omitempty"`
-	Ratio   float64 `json:"throughput_ratio_to_docker,omitempty"` // 1: as fast as docker cp
-}
-
-// Copy copies a file and a tree into one running sandbox and out of it again with the command line (self is its program),
-// and with docker into a container and out of it, in turns. What comes back must be what was sent.
-func Copy(ctx context.Context, c *client.Client, self string, spec CopySpec, withDocker bool, req client.CreateRequest) (rows []CopyRow, err error) {
-	if _, err := c.Create(ctx, req); err != nil {
-		return nil, err
+// Copy copies a file and a tree into one running sandbox and out of it again with the command line, and with docker into a
+// container and out of it, in turns. What comes back must be what was sent.
+func Copy(ctx context.Context, e *Env) (s Section, err error) {
+	s = Section{Name: "cp", Title: "Copies"}
+	sb, remove, err := e.started(ctx, client.StartOptions{})
+	if err != nil {
+		return s, err
 	}
-	defer func() { err = errors.Join(err, c.Remove(context.WithoutCancel(ctx), req.Name, true)) }()
-	if _, err := c.Start(ctx, req.Name, client.StartOptions{}); err != nil {
-		return nil, err
-	}
-	container := ""
-	if withDocker {
-		id, cleanup, err := startContainer(ctx)
-		if err != nil {
-			return nil, err
+	defer func() { err = errors.Join(err, remove()) }()
+	s.Setup = e.setup(sb) + "; one copy each"
+	sides := []copySide{{name: "agentkernel cp", program: e.Self, where: sb.Name}}
+	for _, rival := range e.Rivals {
+		d, ok := rival.(*docker)
+		if !ok {
+			s.Note("%s has no command for copies", rival.Name())
+			continue
 		}
-		defer func() { err = errors.Join(err, cleanup()) }()
-		container = id
+		id, err := d.container(ctx)
+		if err != nil {
+			return s, err
+		}
+		sides = append(sides, copySide{name: "docker cp", program: "docker", where: id})
 	}
 	dir, err := os.MkdirTemp("", "agentkernel-bench-")
 	if err != nil {
-		return nil, fmt.Errorf("make what is copied: %w", err)
+		return s, fmt.Errorf("make what is copied: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	// Where the copies live in sandbox and container: on the disk of each.
-	const inside = "/bench-"
-	for _, what := range []struct {
-		name  string
-		files int
-		make  func(path string) (int64, error)
+	for i, what := range []struct {
+		name, title string
+		make        func(path string) (int64, error)
 	}{
-		{"file", 1, func(path string) (int64, error) { return spec.Bytes, randomFile(path, spec.Bytes) }},
-		{"tree", spec.Files, func(path string) (int64, error) { return randomTree(path, spec.Files) }},
+		{"file", "a file of %s", func(path string) (int64, error) { return e.Copy.Bytes, randomFile(path, e.Copy.Bytes) }},
+		{"tree", fmt.Sprintf("%d files with %%s", e.Copy.Files), func(path string) (int64, error) { return randomTree(path, e.Copy.Files) }},
 	} {
-		if what.files == 0 || what.name == "file" && spec.Bytes == 0 {
+		if i == 0 && e.Copy.Bytes == 0 || i == 1 && e.Copy.Files == 0 {
 			continue
 		}
 		src := filepath.Join(dir, what.name)
 		size, err := what.make(src)
 		if err != nil {
-			return nil, fmt.Errorf("make what is copied: %w", err)
+			return s, fmt.Errorf("make what is copied: %w", err)
 		}
-		want, err := digest(src)
-		if err != nil {
-			return nil, err
+		if err := copyBothWays(ctx, &s, sides, src, fmt.Sprintf(what.title, units.BytesSize(float64(size))), size); err != nil {
+			return s, err
 		}
-		in := CopyRow{Name: what.name + ", into", Bytes: size, Files: what.files}
-		out := CopyRow{Name: what.name + ", out of", Bytes: size, Files: what.files}
-		back := func(name string) string { return filepath.Join(dir, what.name+"-"+name) }
-		for _, step := range []struct {
-			row  *CopyRow
-			args func(side string) []string
-		}{
-			{&in, func(side string) []string { return []string{"cp", src, side + ":" + inside + what.name} }},
-			{&out, func(side string) []string { return []string{"cp", side + ":" + inside + what.name, back(side)} }},
-		} {
-			took, err := timeCommand(ctx, self, step.args(req.Name)...)
-			if err != nil {
-				return nil, err
+	}
+	return s, nil
+}
+
+// copySide is a program that copies, and where to.
+type copySide struct{ name, program, where string }
+
+// copyBothWays copies src to each side, and then from each.
+func copyBothWays(ctx context.Context, s *Section, sides []copySide, src, title string, size int64) error {
+	want, err := digest(src)
+	if err != nil {
+		return err
+	}
+	inside := "/bench-" + filepath.Base(src) // on the disk of sandbox and container
+	for _, direction := range []string{"into", "out of"} {
+		var first time.Duration
+		for i, side := range sides {
+			back := src + "-" + side.where
+			args := []string{"cp", src, side.where + ":" + inside}
+			if direction == "out of" {
+				args = []string{"cp", side.where + ":" + inside, back}
 			}
-			step.row.Seconds = took.Seconds()
-			if !withDocker {
+			took, err := timeCommand(ctx, side.program, args...)
+			if err != nil {
+				return err
+			}
+			what := title + ", " + direction + ": "
+			s.Add(what+side.name, float64(size)/(1<<20)/took.Seconds(), "MiB/s")
+			if i == 0 {
+				first = took
+			} else {
+				s.Add(what+"throughput of "+sides[0].name+" / "+side.name, took.Seconds()/first.Seconds(), Ratio)
+			}
+			if direction == "into" {
 				continue
 			}
-			if took, err = timeCommand(ctx, "docker", step.args(container)...); err != nil {
-				return nil, err
+			if got, err := digest(back); err != nil || got != want {
+				return errors.Join(err, fmt.Errorf("%s came back changed from %s", title, side.name))
 			}
-			step.row.Docker = took.Seconds()
-			step.row.Ratio = step.row.Docker / step.row.Seconds
 		}
-		got, err := digest(back(req.Name))
-		if err != nil {
-			return nil, err
-		}
-		if got != want {
-			return nil, fmt.Errorf("the %s came back changed", what.name)
-		}
-		rows = append(rows, in, out)
 	}
-	return rows, nil
+	return nil
 }
 
 // randomFile writes a file that no disk compresses.

@@ -8,72 +8,63 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
-
-	"github.com/agentkernel/agentkernel/pkg/client"
 )
 
 // createWindow is how many creates at either end are compared: a tenth of all, and at most so many.
 const createWindow = 50
 
-// CreateResult is the outcome of Create.
-type CreateResult struct {
-	Rows []Summary `json:"rows"` // all creates, the first of them, the last of them, and the removals
-	// Ratio is the median of the last creates over that of the first.
-	Ratio float64 `json:"last_to_first"`
-	// BytesEach is by how much the host's disk is fuller for each sandbox: all blocks below the state directory, those of
-	// directories as well.
-	BytesEach int64 `json:"bytes_each"`
-}
-
-// Create makes n sandboxes, which exist beside each other and are never started, and removes them. stateDir is where the
-// daemon keeps its state. What is made once for all of them (an empty disk of that size) is made before, and not counted.
-func Create(ctx context.Context, c *client.Client, n int, stateDir string, req client.CreateRequest, progress func(done, of int)) (r CreateResult, err error) {
-	prefix := req.Name
-	if _, err := c.Create(ctx, req); err != nil {
-		return r, err
+// Create makes N sandboxes, which exist beside each other and are never started, and removes them. stateDir is where the daemon
+// keeps its state. What is made once for all of them (an empty disk of that size) is made before, and not counted.
+func Create(ctx context.Context, e *Env, stateDir string) (s Section, err error) {
+	s = Section{Name: "create", Title: "Many sandboxes of one image, made and removed"}
+	sb, remove, err := e.create(ctx)
+	if err == nil {
+		err = remove()
 	}
-	if err := c.Remove(ctx, prefix, true); err != nil {
-		return r, err
+	if err != nil {
+		return s, err
 	}
+	s.Setup = fmt.Sprintf("image %s, disks of %d MiB; %d beside each other", sb.Image, sb.DiskMib, e.N)
 	before, err := blocksBelow(stateDir)
 	if err != nil {
-		return r, err
+		return s, err
 	}
-	var t Table
-	made := 0
+	times, removals, bytes, err := e.createAll(ctx, stateDir)
+	if err != nil {
+		return s, err
+	}
+	window := min(max(e.N/10, 1), createWindow)
+	first, last := Series{fmt.Sprintf("the first %d", window), times[:window]}, Series{fmt.Sprintf("the last %d", window), times[e.N-window:]}
+	t := Table{Series: []Series{{"create, all", times}, first, last, {"remove", removals}}}
+	s.Times = t.Summaries()
+	s.Add("the last creates / the first", float64(last.Quantile(0.5))/float64(first.Quantile(0.5)), Ratio)
+	// All blocks below the state directory, those of directories as well.
+	s.Add("disk of each sandbox", float64(bytes-before)/1024/float64(e.N), "KiB")
+	return s, nil
+}
+
+// createAll makes N sandboxes, measures what the state directory takes then, and removes them.
+func (e *Env) createAll(ctx context.Context, stateDir string) (times, removals []time.Duration, bytes int64, err error) {
+	var removes []func() error
 	defer func() {
-		for i := range made {
+		for _, remove := range removes {
 			began := time.Now()
-			err = errors.Join(err, c.Remove(context.WithoutCancel(ctx), fmt.Sprintf("%s-%d", prefix, i), true))
-			t.Add("remove", time.Since(began))
+			err = errors.Join(err, remove())
+			removals = append(removals, time.Since(began))
 		}
-		r.Rows = t.Summaries()
 	}()
-	var times []time.Duration
-	for i := range n {
-		req.Name = fmt.Sprintf("%s-%d", prefix, i)
+	for i := range e.N {
 		began := time.Now()
-		if _, err := c.Create(ctx, req); err != nil {
-			return r, err
+		_, remove, err := e.create(ctx)
+		if err != nil {
+			return nil, nil, 0, err
 		}
 		times = append(times, time.Since(began))
-		made++
-		progress(made, n)
+		removes = append(removes, remove)
+		e.Progress(i+1, e.N)
 	}
-	after, err := blocksBelow(stateDir)
-	if err != nil {
-		return r, err
-	}
-	r.BytesEach = (after - before) / int64(n)
-	window := min(max(n/10, 1), createWindow)
-	first, last := Series{Samples: times[:window]}, Series{Samples: times[n-window:]}
-	t.Series = []Series{
-		{Name: "create, all", Samples: times},
-		{Name: fmt.Sprintf("the first %d", window), Samples: first.Samples},
-		{Name: fmt.Sprintf("the last %d", window), Samples: last.Samples},
-	}
-	r.Ratio = float64(last.Quantile(0.5)) / float64(first.Quantile(0.5))
-	return r, nil
+	bytes, err = blocksBelow(stateDir)
+	return times, nil, bytes, err
 }
 
 // blocksBelow is how many bytes of the host's disk everything below a directory takes: stat(2), st_blocks.

@@ -14,6 +14,7 @@ import (
 	"github.com/agentkernel/agentkernel/internal/bench/stress"
 	"github.com/agentkernel/agentkernel/internal/paths"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
+	"github.com/agentkernel/agentkernel/pkg/client"
 )
 
 // maxStress bounds what one run may ask for.
@@ -36,10 +37,11 @@ func stressCommand(e *env) *cobra.Command {
 			if parallel < 1 || parallel > maxStress {
 				return sandbox.Errorf(sandbox.Invalid, fmt.Sprintf("use 1 to %d", maxStress), "--parallel %d is out of range", parallel)
 			}
-			req, err := benchArgs(count, image, memory)
+			mib, err := mebibytes("--memory", memory)
 			if err != nil {
 				return err
 			}
+			req := client.CreateRequest{Image: &image, MemoryMib: &mib}
 			if engine != "" {
 				req.Engine = (*apiv1.CreateRequestEngine)(&engine)
 			}

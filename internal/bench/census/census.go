@@ -2,6 +2,8 @@
 // nobody what there should be, so it finds what was forgotten.
 package census
 
+import "time"
+
 // marker is in the arguments of every VMM, of whatever engine, followed by the id of its sandbox.
 const marker = "agentkernel-"
 
@@ -10,4 +12,10 @@ type Process struct {
 	PID     int
 	Sandbox string // id
 	Command string // its arguments, cut to 200 bytes
+}
+
+// Activity is what the threads of a process that now live have done since their start.
+type Activity struct {
+	CPU      time.Duration
+	Switches uint64 // how often one has left a processor, by itself or not
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Processes returns those of the sandboxes with these ids. Zombies have no arguments, and are not among them.
@@ -82,33 +83,41 @@ func Descriptors(pid int) (int, error) {
 	return len(list), nil
 }
 
-// ContextSwitches is how often the threads of a process that now live have left a processor, by themselves or not.
-func ContextSwitches(pid int) (uint64, error) {
-	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+// ActivityOf measures a process. Source: /proc/pid/task/tid/schedstat (scheduler/sched-stats) and proc_pid_status(5).
+func ActivityOf(pid int) (a Activity, err error) {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/[0-9]*", pid))
 	if err != nil {
-		return 0, err
+		return a, err
 	}
-	if len(files) == 0 {
-		return 0, fmt.Errorf("count the context switches of process %d: %w", pid, os.ErrNotExist)
-	}
-	var sum uint64
-	for _, file := range files {
-		status, err := os.ReadFile(file)
-		if err != nil {
+	measured := false
+	for _, task := range tasks {
+		status, statusErr := os.ReadFile(filepath.Join(task, "status"))
+		sched, schedErr := os.ReadFile(filepath.Join(task, "schedstat"))
+		if errors.Join(statusErr, schedErr) != nil {
 			continue // the thread ended meanwhile
 		}
+		measured = true
 		for line := range bytes.Lines(status) {
-			name, value, _ := bytes.Cut(line, []byte{':'})
-			if bytes.HasSuffix(name, []byte("voluntary_ctxt_switches")) { // nonvoluntary, too
-				n, err := strconv.ParseUint(string(bytes.TrimSpace(value)), 10, 64)
-				if err != nil {
-					return 0, fmt.Errorf("read %s: %w", file, err)
-				}
-				sum += n
+			if name, value, _ := bytes.Cut(line, []byte{':'}); bytes.HasSuffix(name, []byte("voluntary_ctxt_switches")) { // nonvoluntary, too
+				a.Switches += number(value)
 			}
 		}
+		ns, _, _ := bytes.Cut(sched, []byte{' '})
+		a.CPU += time.Duration(number(ns))
 	}
-	return sum, nil
+	if !measured {
+		return a, fmt.Errorf("measure process %d: %w", pid, os.ErrNotExist)
+	}
+	return a, nil
+}
+
+// number is 0 for what is none: the kernel writes these.
+func number(b []byte) uint64 {
+	n, err := strconv.ParseUint(string(bytes.TrimSpace(b)), 10, 63)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // Sockets returns the paths of unix sockets of this host that have one of these words in them. Source: /proc/net/unix,

@@ -1,6 +1,7 @@
 package census
 
 import (
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,8 +43,11 @@ func TestProcesses(t *testing.T) {
 	if len(found) != 1 || found[0].PID != mine.Process.Pid || found[0].Sandbox != id || !strings.HasPrefix(found[0].Command, "cat - /nonexistent/guest=") {
 		t.Errorf("found %+v, want process %d only", found, mine.Process.Pid)
 	}
-	if n, err := ContextSwitches(mine.Process.Pid); err != nil || n == 0 {
-		t.Errorf("context switches: %d, %v", n, err)
+	if a, err := ActivityOf(mine.Process.Pid); err != nil || a.Switches == 0 || a.CPU <= 0 || a.CPU > time.Minute {
+		t.Errorf("%+v, %v", a, err)
+	}
+	if _, err := ActivityOf(1<<22 + 1); !errors.Is(err, os.ErrNotExist) {
+		t.Error("no process:", err)
 	}
 }
 

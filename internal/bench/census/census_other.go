@@ -18,8 +18,8 @@ func Zombies(int) ([]int, error) { return nil, errNoProc }
 // Descriptors returns an error that is errors.ErrUnsupported.
 func Descriptors(int) (int, error) { return 0, errNoProc }
 
-// ContextSwitches returns an error that is errors.ErrUnsupported.
-func ContextSwitches(int) (uint64, error) { return 0, errNoProc }
+// ActivityOf returns an error that is errors.ErrUnsupported.
+func ActivityOf(int) (Activity, error) { return Activity{}, errNoProc }
 
 // Sockets returns an error that is errors.ErrUnsupported.
 func Sockets([]string) ([]string, error) { return nil, errNoProc }

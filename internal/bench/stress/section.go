@@ -1,0 +1,102 @@
+package stress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/agentkernel/agentkernel/internal/bench"
+)
+
+// maxWall is the budget of 100 sandboxes.
+const maxWall, wallCount = 25.0, 100
+
+// maxToRival is the budget of a run, as a part of what as many containers take, as many at once.
+const maxToRival = 0.6
+
+// Bench is a run as a section of a benchmark, with Env.N sandboxes, Env.Parallel at once, and then as many containers of each
+// rival.
+func Bench(ctx context.Context, e *bench.Env, sandboxes, runtime string) (bench.Section, error) {
+	r, err := Run(ctx, e.Client, Options{
+		Count: e.N, Parallel: e.Parallel, Request: e.Request, Sandboxes: sandboxes, Runtime: runtime, Progress: e.Progress,
+	})
+	if err != nil {
+		return bench.Section{}, err
+	}
+	if r.Interrupted {
+		return bench.Section{}, context.Cause(ctx)
+	}
+	s := r.section("stress", "Many sandboxes")
+	for _, rival := range e.Rivals {
+		wall, err := containers(ctx, rival, r.Count, r.Parallel)
+		if err != nil {
+			return s, err
+		}
+		name := fmt.Sprintf("%d runs of %s, %d at once: wall", r.Count, rival.Name(), r.Parallel)
+		s.Add(name, wall, "s")
+		s.Add("stress / "+name, r.WallSeconds/wall, bench.Ratio)
+	}
+	return s, nil
+}
+
+// section is the report of a run, as others print and draw it.
+func (r Report) section(name, title string) bench.Section {
+	s := bench.Section{Name: name, Title: title, Times: r.Steps}
+	s.Setup = fmt.Sprintf("%d sandboxes of %s, %d MiB, %d at once, engine %s (%s), kernel %s: boot, a command whose answer is checked, graceful shutdown, removal",
+		r.Count, r.Image, r.MemoryMiB, r.Parallel, r.Engine, r.Accelerator, r.Kernel)
+	s.Add("wall", r.WallSeconds, "s")
+	s.Budget("failures", float64(r.Failed), bench.Count, 0)
+	s.Budget("processes, files, sockets and descriptors left over", float64(len(r.Left)), bench.Count, 0)
+	const mebi = 1 << 20
+	if m := r.Memory; m.VMMMax > 0 {
+		s.Add("memory of a VMM after its command (PSS), median", float64(m.VMMMedian)/mebi, "MiB")
+	}
+	if m := r.Memory; m.Samples > 0 {
+		s.Add(fmt.Sprintf("memory of %d VMMs and the daemon at the peak (PSS)", m.PeakVMMs), float64(m.Peak)/mebi, "MiB")
+	}
+	for _, f := range r.Failures {
+		s.Note("%s: %s: %s", f.Sandbox, f.Step, f.Error)
+	}
+	for _, left := range r.Left {
+		s.Note("left over: %s", left)
+	}
+	for _, what := range r.Unchecked {
+		s.Note("not checked: %s", what)
+	}
+	return s
+}
+
+// containers runs so many containers, so many at once, and returns how many seconds that took.
+func containers(ctx context.Context, rival bench.Rival, count, parallel int) (float64, error) {
+	if _, err := rival.Run(ctx); err != nil { // as there is a first sandbox
+		return 0, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	jobs := make(chan struct{})
+	var workers sync.WaitGroup
+	began := time.Now()
+	for range parallel {
+		workers.Go(func() {
+			for range jobs {
+				if _, err := rival.Run(ctx); err != nil {
+					cancel(err)
+				}
+			}
+		})
+	}
+	for range count {
+		select {
+		case jobs <- struct{}{}:
+		case <-ctx.Done():
+		}
+	}
+	close(jobs)
+	workers.Wait()
+	if err := context.Cause(ctx); err != nil {
+		return 0, errors.Join(fmt.Errorf("run %d containers", count), err)
+	}
+	return time.Since(began).Seconds(), nil
+}
