@@ -91,11 +91,23 @@ func (r *runsc) Exec(ctx context.Context) (time.Duration, error) {
 }
 
 func (r *runsc) Close() error {
-	var err error
+	ctx := context.Background() // also after Ctrl-C
+	var errs []error
 	if r.id != "" {
-		_, err = timeCommand(context.Background(), "runsc", r.args("delete", "--force", r.id)...)
+		_, err := timeCommand(ctx, "runsc", r.args("delete", "--force", r.id)...)
+		errs = append(errs, err)
 	}
-	return errors.Join(err, os.RemoveAll(r.dir))
+	// It keeps an empty network namespace mounted on this file.
+	if netns := filepath.Join(r.dir, "state", "null-netns"); exists(netns) {
+		_, err := timeCommand(ctx, "umount", netns)
+		errs = append(errs, err)
+	}
+	return errors.Join(append(errs, os.RemoveAll(r.dir))...)
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 func copyProgram(from, to string) (err error) {

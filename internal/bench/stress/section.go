@@ -10,12 +10,6 @@ import (
 	"github.com/agentkernel/agentkernel/internal/bench"
 )
 
-// maxWall is the budget of 100 sandboxes.
-const maxWall, wallCount = 25.0, 100
-
-// maxToRival is the budget of a run, as a part of what as many containers take, as many at once.
-const maxToRival = 0.6
-
 // Bench is a run as a section of a benchmark, with Env.N sandboxes, Env.Parallel at once, and then as many containers of each
 // rival.
 func Bench(ctx context.Context, e *bench.Env, sandboxes, runtime string) (bench.Section, error) {
