@@ -49,7 +49,8 @@ func (f *createFlags) register(cmd *cobra.Command) {
 	fs.StringArrayVarP(&f.volumes, "volume", "v", nil, "volume to mount in the sandbox: NAME:/path, or NAME:/path:ro to read only (agentkernel volume create NAME makes one)")
 	fs.StringVar(&f.config, "config", "", "configuration file (default "+configFile+" of the project, or of this directory)")
 	fs.StringVar(&f.engine, "engine", "", "what runs the microVM: "+strings.Join(sandbox.Engines, ", ")+" (default auto, or the user's configuration)")
-	fs.StringVar(&f.arch, "arch", "", "architecture of the guest: x86_64 or aarch64 (default: this host's)")
+	fs.StringVar(&f.arch, "arch", "", "architecture of the guest: x86_64 or aarch64 (default: this host's); another than the host's is emulated. --platform linux/arm64 says the same")
+	platformToo(fs)
 }
 
 // request merges flags over the configuration file over defaults. name is the argument, and may be empty when the file has
@@ -117,7 +118,7 @@ func (f *createFlags) request(e *env, cmd *cobra.Command, name string) (client.C
 		req.Agent = &spec.Agent
 	}
 	if f.arch != "" {
-		req.Arch = (*apiv1.CreateRequestArch)(&f.arch)
+		req.Arch = (*apiv1.CreateRequestArch)(&arch)
 	}
 	if spec.VsockCID != 0 || changed("vsock-cid") {
 		cid := int64(spec.VsockCID)

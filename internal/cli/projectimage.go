@@ -84,7 +84,7 @@ func (e *env) buildProject(ctx context.Context, store *image.Store, dirs paths.D
 		Context: copied.Dir, Dockerfile: filepath.Join(copied.Dir, filepath.FromSlash(copied.Dockerfile)), Args: p.args,
 		Arch: oci.GOARCH(p.arch), Output: e.errOut,
 	}
-	if _, err := e.buildWith(ctx, store, b, o, pull); err != nil {
+	if _, err := e.buildWith(ctx, store, b, o, filepath.Join(p.context.Dir, p.context.Dockerfile), pull); err != nil {
 		return "", fmt.Errorf("build %s of the project %s: %w", p.context.Dockerfile, p.context.Dir, err)
 	}
 	return p.name, nil
@@ -126,7 +126,7 @@ func (e *env) mayBuild(ctx context.Context, dirs paths.Dirs, file config.File, b
 			if answer == "y" || answer == "yes" {
 				return nil
 			}
-		case <-ctx.Done(): // the read goes on, which no signal ends; so does this process not
+		case <-ctx.Done(): // no signal ends the read, but the process ends
 			fmt.Fprintln(e.errOut)
 			return ctx.Err()
 		}
