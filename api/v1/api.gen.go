@@ -257,6 +257,51 @@ func (e FileInfoType) Valid() bool {
 	}
 }
 
+// Defines values for HygieneFrom.
+const (
+	HygieneFromBoot     HygieneFrom = "boot"
+	HygieneFromItself   HygieneFrom = "itself"
+	HygieneFromSnapshot HygieneFrom = "snapshot"
+	HygieneFromTemplate HygieneFrom = "template"
+)
+
+// Valid indicates whether the value is a known member of the HygieneFrom enum.
+func (e HygieneFrom) Valid() bool {
+	switch e {
+	case HygieneFromBoot:
+		return true
+	case HygieneFromItself:
+		return true
+	case HygieneFromSnapshot:
+		return true
+	case HygieneFromTemplate:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for HygieneItemResult.
+const (
+	HygieneFail HygieneItemResult = "fail"
+	HygieneNone HygieneItemResult = "none"
+	HygienePass HygieneItemResult = "pass"
+)
+
+// Valid indicates whether the value is a known member of the HygieneItemResult enum.
+func (e HygieneItemResult) Valid() bool {
+	switch e {
+	case HygieneFail:
+		return true
+	case HygieneNone:
+		return true
+	case HygienePass:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for PressureResource.
 const (
 	Cpu    PressureResource = "cpu"
@@ -521,9 +566,12 @@ type ExecInfo struct {
 
 	// StartedAt By the guest's clock, as ended_at
 	StartedAt time.Time `json:"started_at"`
-	TimedOut  *bool     `json:"timed_out,omitempty"`
-	Tty       bool      `json:"tty"`
-	User      string    `json:"user"`
+
+	// Stayed This sandbox is a copy, and the command goes on in the original, where its client is connected
+	Stayed   *bool  `json:"stayed,omitempty"`
+	TimedOut *bool  `json:"timed_out,omitempty"`
+	Tty      bool   `json:"tty"`
+	User     string `json:"user"`
 }
 
 // ExecList defines model for ExecList.
@@ -673,6 +721,31 @@ type Host struct {
 	MemoryMib int          `json:"memory_mib"`
 }
 
+// Hygiene Whether the sandbox has for its own what two of them must not have in common, as found at its last start
+type Hygiene struct {
+	At time.Time `json:"at"`
+
+	// From What the microVM went on from; itself: after a pause, a suspend or a snapshot
+	From  HygieneFrom   `json:"from"`
+	Items []HygieneItem `json:"items"`
+}
+
+// HygieneFrom What the microVM went on from; itself: after a pause, a suspend or a snapshot
+type HygieneFrom string
+
+// HygieneItem defines model for HygieneItem.
+type HygieneItem struct {
+	// Name entropy, clock, hostname, machine-id, ssh-host-keys, network, disks
+	Name   string  `json:"name"`
+	Reason *string `json:"reason,omitempty"`
+
+	// Result none: there is no such thing in this sandbox
+	Result HygieneItemResult `json:"result"`
+}
+
+// HygieneItemResult none: there is no such thing in this sandbox
+type HygieneItemResult string
+
 // ImageConfig What a container image says about how programs run in it; exec takes env, user and working_dir from it
 type ImageConfig struct {
 	Cmd        *[]string `json:"cmd,omitempty"`
@@ -787,9 +860,12 @@ type Sandbox struct {
 
 	// GuestInstructions Guest instructions up to readiness, when counted
 	GuestInstructions *int64 `json:"guest_instructions,omitempty"`
-	Id                string `json:"id"`
-	IdleTimeoutMs     *int64 `json:"idle_timeout_ms,omitempty"`
-	Image             string `json:"image"`
+
+	// Hygiene Whether the sandbox has for its own what two of them must not have in common, as found at its last start
+	Hygiene       *Hygiene `json:"hygiene,omitempty"`
+	Id            string   `json:"id"`
+	IdleTimeoutMs *int64   `json:"idle_timeout_ms,omitempty"`
+	Image         string   `json:"image"`
 
 	// ImageConfig What a container image says about how programs run in it; exec takes env, user and working_dir from it
 	ImageConfig *ImageConfig `json:"image_config,omitempty"`

@@ -16,11 +16,13 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
+	guestv1 "github.com/agentkernel/agentkernel/api/guest/v1"
 	"github.com/agentkernel/agentkernel/internal/guest/agent"
 	"github.com/agentkernel/agentkernel/internal/guest/boot"
 	"github.com/agentkernel/agentkernel/internal/guest/exec"
 	"github.com/agentkernel/agentkernel/internal/guest/files"
 	"github.com/agentkernel/agentkernel/internal/guest/forward"
+	"github.com/agentkernel/agentkernel/internal/guest/identity"
 	"github.com/agentkernel/agentkernel/internal/guest/power"
 	"github.com/agentkernel/agentkernel/internal/guest/reaper"
 	"github.com/agentkernel/agentkernel/internal/guest/stats"
@@ -84,15 +86,33 @@ func run(began time.Duration) error {
 	if err != nil {
 		return err
 	}
-	mounts, err := boot.Root(params)
-	if err != nil {
-		return err
-	}
 	if err := boot.System(); err != nil {
 		return err
 	}
-	if err := mounts.Volumes(); err != nil {
+	mounts := new(boot.Mounts)
+	if err := mounts.Image(params); err != nil {
 		return err
+	}
+	entered := make(chan struct{})
+	var enter func([]*guestv1.ResumeDisk) error
+	if params.Template {
+		enter = func(disks []*guestv1.ResumeDisk) error {
+			for _, d := range disks {
+				if err := params.AddDisk(d.GetDisk(), d.GetBytes(), d.GetRebind()); err != nil {
+					return err
+				}
+			}
+			if err := mounts.Root(params); err != nil {
+				return err
+			}
+			close(entered)
+			return nil
+		}
+	} else {
+		if err := mounts.Root(params); err != nil {
+			return err
+		}
+		close(entered)
 	}
 	runner, err := exec.NewRunner(r)
 	if err != nil {
@@ -104,15 +124,27 @@ func run(began time.Duration) error {
 	}
 	go func() {
 		failed <- agent.Serve(context.Background(), agent.Options{
-			Runner: runner, Identify: boot.Identify, Build: build, Stats: stats.Source{Proc: "/proc", Upper: mounts.Upper},
+			Runner: runner, Machine: identity.System{Own: mounts.Own}, Enter: enter, Build: build, Stats: stats.Source{Proc: "/proc", Upper: mounts.Upper},
 			Kernel: unix.ByteSliceToString(name.Release[:]), Arch: unix.ByteSliceToString(name.Machine[:]),
 			Init: began, Ready: uptime(),
 			Shutdown: func(grace time.Duration) { failed <- power.Off(r, mounts.Writable(), grace, os.Stdout) },
 		}, control...)
 	}()
-	handlers := stream.Handlers{"forward": forward.Handle, "files": files.Handle}
+	handlers := stream.Handlers{"forward": once(entered, forward.Handle), "files": once(entered, files.Handle)}
 	go func() { failed <- handlers.Serve(context.Background(), streams...) }()
 	return <-failed
+}
+
+// once returns a handler that refuses streams before a channel is closed.
+func once(entered <-chan struct{}, h stream.Handler) stream.Handler {
+	return func(ctx context.Context, s *stream.Stream) error {
+		select {
+		case <-entered:
+			return h(ctx, s)
+		default:
+			return fmt.Errorf("this microVM is a template, and has no disks yet: %w", unix.EAGAIN)
+		}
+	}
 }
 
 // listen opens the channels that this microVM has, with a listener for control and one for streams on each. The serial port

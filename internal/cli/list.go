@@ -63,15 +63,21 @@ func listCommand(e *env) *cobra.Command {
 }
 
 func inspectCommand(e *env) *cobra.Command {
-	return &cobra.Command{
+	var hygiene bool
+	cmd := &cobra.Command{
 		Use: "inspect NAME…", Short: "Show all about sandboxes, with where the time of the last start went", Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if hygiene {
+				return e.hygiene(cmd.Context(), args)
+			}
 			if e.json {
 				return e.each(cmd.Context(), args, func(c *client.Client, name string) (any, error) { return c.Get(cmd.Context(), name) })
 			}
 			return e.inspect(cmd.Context(), args)
 		},
 	}
+	cmd.Flags().BoolVar(&hygiene, "hygiene", false, "show what they have for their own that two sandboxes must not share; the exit code is 1 when something failed")
+	return cmd
 }
 
 func (e *env) inspect(ctx context.Context, names []string) error {

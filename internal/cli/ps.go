@@ -74,6 +74,8 @@ func execStatus(x client.ExecInfo) string {
 		return "background"
 	case x.EndedAt == nil:
 		return "running"
+	case flag(x.Stayed):
+		return "stayed with the original"
 	case flag(x.TimedOut):
 		return "timed out"
 	case flag(x.OomKilled):

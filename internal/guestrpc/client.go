@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,7 +19,8 @@ import (
 
 // Identity is what a guest is told about itself.
 type Identity struct {
-	Hostname string
+	Hostname  string
+	MachineID string // as sandbox.MachineID makes it
 }
 
 // ErrNoExec is returned by Signal when no command with this id runs.
@@ -30,6 +32,7 @@ type Client struct {
 	dial  func(context.Context) (Conn, error)
 	guard *guard
 	agent guestv1.AgentClient
+	clone guestv1.CloneService
 	info  Info
 
 	calling chan struct{} // holds one token while a call is under way
@@ -43,7 +46,7 @@ type Client struct {
 }
 
 // Connect makes the control connection to a guest agent with dial, which is used again for each Exec, and says Hello: the
-// guest gets its host name and the time. It waits for the guest to answer until ctx ends.
+// guest gets its names and the time, unless it waits for Resume. It waits for the guest to answer until ctx ends.
 func Connect(ctx context.Context, dial func(context.Context) (Conn, error), id Identity) (*Client, error) {
 	conn, err := dial(ctx)
 	if err != nil {
@@ -51,16 +54,26 @@ func Connect(ctx context.Context, dial func(context.Context) (Conn, error), id I
 	}
 	c := &Client{dial: dial, next: 1, calling: make(chan struct{}, 1), dead: make(chan struct{})}
 	c.guard = &guard{Conn: conn, check: c.expect}
-	c.agent = guestv1.NewAgentClient(ttrpc.NewClient(c.guard, ttrpc.WithOnClose(c.markDead)))
+	rpc := ttrpc.NewClient(c.guard, ttrpc.WithOnClose(c.markDead))
+	c.agent, c.clone = guestv1.NewAgentClient(rpc), guestv1.NewCloneClient(rpc)
 	var resp *guestv1.HelloResponse
+	sent := time.Now()
 	err = c.call(ctx, "greet the guest agent", func(ctx context.Context) (err error) {
-		resp, err = c.agent.Hello(ctx, &guestv1.HelloRequest{Protocol: Protocol, Hostname: id.Hostname, UnixNano: time.Now().UnixNano()})
+		resp, err = c.agent.Hello(ctx, &guestv1.HelloRequest{Protocol: Protocol, Hostname: id.Hostname, MachineId: id.MachineID, UnixNano: sent.UnixNano()})
 		return err
 	})
+	received := time.Now()
 	if err == nil {
 		if c.info, err = checkHello(resp); err != nil {
 			err = fmt.Errorf("greet the guest agent: %w", err)
 		}
+	}
+	if err == nil && c.info.Awaits == AwaitsNothing {
+		off, offErr := measureClock(resp.GetClock(), sent, received)
+		if slices.Contains(c.info.Capabilities, CloneCapability) {
+			off, offErr, err = c.tune(ctx, off, offErr)
+		}
+		c.info.Hygiene = judge(c.info.Hygiene, off, offErr)
 	}
 	if err != nil {
 		c.Close()

@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	guestv1 "github.com/agentkernel/agentkernel/api/guest/v1"
+	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
 
 // Info is what a guest said of itself, checked for its form.
@@ -19,6 +20,9 @@ type Info struct {
 	Arch          string        // uname -m
 	Init          time.Duration // from the start of the guest's kernel to that of its agent
 	Ready         time.Duration // from the start of the guest's kernel to the agent listening
+	Awaits        Awaits
+	// Hygiene is empty when it waits for something.
+	Hygiene []sandbox.HygieneItem
 }
 
 // Limits of what a guest may say of itself.
@@ -46,6 +50,13 @@ func checkHello(r *guestv1.HelloResponse) (Info, error) {
 	}
 	if info.Init < 0 || info.Ready < info.Init || info.Ready > maxUptime {
 		return Info{}, fmt.Errorf("the guest agent says that it began at %d ns and was ready at %d ns, which cannot be", r.GetInitNs(), r.GetReadyNs())
+	}
+	var err error
+	if info.Awaits, err = checkAwaits(r); err != nil || info.Awaits != AwaitsNothing {
+		return info, err
+	}
+	if info.Hygiene, err = checkItems(r.GetItems()); err != nil {
+		return Info{}, err
 	}
 	return info, nil
 }

@@ -29,6 +29,8 @@ type ExecInfo struct {
 	Started  time.Time // by the guest's clock, as Ended
 	Ended    time.Time // zero when it runs
 	Exited   Exited    // when it has ended
+	// Stayed says that its client is connected to the microVM that this one is a copy of: there it goes on.
+	Stayed bool
 }
 
 // size is about how much memory it takes, in bytes.
@@ -80,7 +82,7 @@ func checkInfo(m *guestv1.ExecInfo) (info ExecInfo, err error) {
 	if len(m.GetId()) > maxText || len(m.GetUser()) > maxText || len(m.GetArgv()) > maxArgv {
 		return info, errors.New("the guest tells of a command with texts that are too long")
 	}
-	info = ExecInfo{ID: clean(m.GetId()), PID: m.GetPid(), User: clean(m.GetUser()), Detached: m.GetDetached(), Terminal: m.GetTerminal(), Started: time.Unix(0, m.GetStartedUnixNs())}
+	info = ExecInfo{ID: clean(m.GetId()), PID: m.GetPid(), User: clean(m.GetUser()), Detached: m.GetDetached(), Terminal: m.GetTerminal(), Stayed: m.GetStayed(), Started: time.Unix(0, m.GetStartedUnixNs())}
 	size := 0
 	for _, a := range m.GetArgv() {
 		if size += len(a); size > maxArgv {

@@ -73,5 +73,8 @@ func execView(info guestrpc.ExecInfo) apiv1.ExecInfo {
 	if info.Exited.Signal != 0 {
 		v.Signal = ptr(int(info.Exited.Signal))
 	}
+	if info.Stayed {
+		v.Stayed = &info.Stayed
+	}
 	return v
 }

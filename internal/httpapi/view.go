@@ -52,6 +52,18 @@ func view(rec sandbox.Record) apiv1.Sandbox {
 		}
 		v.Stages = &stages
 	}
+	v.Hygiene = viewHygiene(rec.Hygiene)
+	return v
+}
+
+func viewHygiene(h *sandbox.Hygiene) *apiv1.Hygiene {
+	if h == nil {
+		return nil
+	}
+	v := &apiv1.Hygiene{From: apiv1.HygieneFrom(h.From), At: h.At, Items: make([]apiv1.HygieneItem, len(h.Items))}
+	for i, item := range h.Items {
+		v.Items[i] = apiv1.HygieneItem{Name: item.Name, Result: apiv1.HygieneItemResult(item.Result), Reason: optional(item.Reason)}
+	}
 	return v
 }
 

@@ -28,7 +28,7 @@ import (
 var agents embed.FS
 
 // directories are what the agent mounts on before it has the sandbox's own root.
-var directories = []string{"dev", "proc", "sys", "lower", "project", "root", "upper"}
+var directories = []string{"dev", "proc", "sys", "lower", "project", "root", "run", "tmp", "upper"}
 
 // Path returns the path of the initramfs for arch in cacheDir, which is made when it does not exist; so is the file, whose
 // name is made from its content. The error is a *sandbox.Error of kind Unavailable when this build has no agent for arch.

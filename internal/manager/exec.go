@@ -16,8 +16,8 @@ import (
 
 // guest is the guest agent of one microVM. A broken control connection is made anew when it is needed next.
 type guest struct {
-	machine sandbox.Machine
-	name    string
+	machine  sandbox.Machine
+	identity guestrpc.Identity
 
 	capabilities []string // what the guest agent named when it came
 
@@ -29,9 +29,10 @@ type guest struct {
 	client *guestrpc.Client
 }
 
-// connect waits for the guest agent of machine to answer.
-func connect(ctx context.Context, machine sandbox.Machine, name string) (*guest, error) {
-	g := &guest{machine: machine, name: name, making: make(chan struct{}, 1)}
+// connect waits for the guest agent of the machine of rec to answer.
+func connect(ctx context.Context, machine sandbox.Machine, rec sandbox.Record) (*guest, error) {
+	id := guestrpc.Identity{Hostname: rec.Spec.Name, MachineID: sandbox.MachineID(rec.ID)}
+	g := &guest{machine: machine, identity: id, making: make(chan struct{}, 1)}
 	g.life, g.end = context.WithCancelCause(context.Background())
 	client, err := g.control(ctx)
 	if err != nil {
@@ -66,7 +67,7 @@ func (g *guest) control(ctx context.Context) (*guestrpc.Client, error) {
 	if client != nil {
 		client.Close()
 	}
-	client, err := guestrpc.Connect(ctx, g.dial, guestrpc.Identity{Hostname: g.name})
+	client, err := guestrpc.Connect(ctx, g.dial, g.identity)
 	if err != nil {
 		return nil, err
 	}

@@ -113,13 +113,15 @@ func (m *Manager) wake(ctx context.Context, b *box) (*guest, error) {
 	machine, g := b.machine, b.guest
 	b.mu.Unlock()
 	if g != nil {
+		m.goOn(ctx, b, g)
 		return g, nil
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, adoptTimeout, fmt.Errorf("the guest agent did not answer within %v", adoptTimeout))
 	defer cancel()
-	if g, err = connect(ctx, machine, b.record().Spec.Name); err != nil {
+	if g, err = connect(ctx, machine, b.record()); err != nil {
 		return nil, explain(ctx, machine, err)
 	}
+	m.goOn(ctx, b, g)
 	b.mu.Lock()
 	b.guest = g
 	b.mu.Unlock()

@@ -166,7 +166,11 @@ func (m *Manager) reach(ctx context.Context, machine sandbox.Machine, rec sandbo
 			m.log.Warn("let a microVM that is to be stopped go on", "sandbox", rec.Spec.Name, "err", err)
 		}
 	}
-	return connect(ctx, machine, rec.Spec.Name)
+	g, err := connect(ctx, machine, rec)
+	if err != nil {
+		return nil, err
+	}
+	return g, g.takeUp(ctx, rec.State)
 }
 
 // notAdopted ends a microVM that cannot be adopted. The caller holds op.

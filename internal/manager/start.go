@@ -47,7 +47,7 @@ func (m *Manager) Start(ctx context.Context, name string, opts StartOptions) (sa
 	}
 	err = m.withVolumes(b.record(), func() error {
 		return m.move(b, sandbox.Starting, func(r *sandbox.Record) {
-			r.Reason, r.Machine, r.Stages, r.Instructions, r.Bindings = "", nil, nil, 0, bindings
+			r.Reason, r.Machine, r.Stages, r.Instructions, r.Hygiene, r.Bindings = "", nil, nil, 0, nil, bindings
 			r.StartedAt, r.FinishedAt = time.Now().UTC(), time.Time{}
 		})
 	})
@@ -109,7 +109,7 @@ func (m *Manager) boot(ctx context.Context, b *box, opts StartOptions, started t
 	}
 	if err == nil {
 		stages.boot(g.info())
-		err = m.move(b, sandbox.Running, func(r *sandbox.Record) { r.Stages, r.Instructions = stages.list, count })
+		err = m.move(b, sandbox.Running, func(r *sandbox.Record) { r.Stages, r.Instructions, r.Hygiene = stages.list, count, g.booted() })
 	}
 	if err != nil {
 		err = explain(ctx, machine, err)
@@ -131,7 +131,7 @@ func (m *Manager) bootGuest(ctx context.Context, b *box, machine sandbox.Machine
 	if err := m.save(b, rec); err != nil {
 		return nil, err
 	}
-	return connect(ctx, machine, rec.Spec.Name)
+	return connect(ctx, machine, rec)
 }
 
 // attach makes machine the sandbox's microVM and watches for its end. g is nil when its guest agent cannot be talked to, as the

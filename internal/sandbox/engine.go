@@ -60,12 +60,18 @@ type MachineSpec struct {
 	// CountFile, when set, asks for a count of executed guest instructions, kept up to date in this file: one
 	// little-endian u64. Engines that cannot count refuse it.
 	CountFile string
-	// Spares follow Disks in a microVM that boots.
+	// Spares follow Disks in a microVM that boots: it is to be a template, whose guest agent mounts the image and waits.
 	Spares []Spare
 	// From, when set, is what the microVM goes on from, instead of booting. VCPUs, MemoryMiB and Arch are those of the saved
 	// microVM, and Slots says where Disks are. Kernel and Initrd are not used.
 	From *SavedState
 }
+
+// TemplateParameter is the kernel parameter by which the guest agent learns that its microVM is to be a template.
+const TemplateParameter = "agentkernel.template"
+
+// Template reports whether the microVM is to be a template.
+func (s MachineSpec) Template() bool { return s.From == nil && len(s.Spares) > 0 }
 
 // KernelImage is a guest kernel on the host.
 type KernelImage struct {
@@ -86,12 +92,15 @@ type Disk struct {
 
 // Parameter is the kernel parameter by which the guest learns of the disk. device is its name in the guest's /dev, or empty
 // when it is to be found by its serial.
-func (d Disk) Parameter(device string) string {
+func (d Disk) Parameter(device string) string { return "agentkernel.disk=" + d.Describe(device) }
+
+// Describe is the value of the Parameter.
+func (d Disk) Describe(device string) string {
 	mode := "rw"
 	if d.ReadOnly {
 		mode = "ro"
 	}
-	p := fmt.Sprintf("agentkernel.disk=%s:%s:%s", d.Role, d.FS, mode)
+	p := fmt.Sprintf("%s:%s:%s", d.Role, d.FS, mode)
 	if device != "" || d.MountPoint != "" {
 		p += ":" + device
 	}

@@ -24,6 +24,7 @@ type Record struct {
 	Machine    *MachineRecord `json:"machine,omitempty"`
 	Stages     []Stage        `json:"stages,omitempty"`
 	Bindings   []Binding      `json:"bindings,omitempty"` // what of Spec.Publish is listened on; for the next daemon as well
+	Hygiene    *Hygiene       `json:"hygiene,omitempty"`  // of the last start
 	// Instructions is the count of guest instructions to readiness of the last start; 0 when it was not counted.
 	Instructions uint64 `json:"instructions,omitempty"`
 }

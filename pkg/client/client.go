@@ -36,6 +36,8 @@ type (
 	Host = apiv1.Host
 	// ExecStart is a command to run.
 	ExecStart = apiv1.ExecStart
+	// Hygiene says what a sandbox has for its own.
+	Hygiene = apiv1.Hygiene
 	// Stage is a part of a start and how long it took.
 	Stage = apiv1.Stage
 )

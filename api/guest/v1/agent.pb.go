@@ -26,6 +26,56 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// What the guest waits for Resume to do.
+type HelloResponse_Awaits int32
+
+const (
+	HelloResponse_NOTHING HelloResponse_Awaits = 0
+	HelloResponse_THAW    HelloResponse_Awaits = 1 // its commands are frozen
+	HelloResponse_DISKS   HelloResponse_Awaits = 2 // it is a template
+)
+
+// Enum value maps for HelloResponse_Awaits.
+var (
+	HelloResponse_Awaits_name = map[int32]string{
+		0: "NOTHING",
+		1: "THAW",
+		2: "DISKS",
+	}
+	HelloResponse_Awaits_value = map[string]int32{
+		"NOTHING": 0,
+		"THAW":    1,
+		"DISKS":   2,
+	}
+)
+
+func (x HelloResponse_Awaits) Enum() *HelloResponse_Awaits {
+	p := new(HelloResponse_Awaits)
+	*p = x
+	return p
+}
+
+func (x HelloResponse_Awaits) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (HelloResponse_Awaits) Descriptor() protoreflect.EnumDescriptor {
+	return file_agent_proto_enumTypes[0].Descriptor()
+}
+
+func (HelloResponse_Awaits) Type() protoreflect.EnumType {
+	return &file_agent_proto_enumTypes[0]
+}
+
+func (x HelloResponse_Awaits) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use HelloResponse_Awaits.Descriptor instead.
+func (HelloResponse_Awaits) EnumDescriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{1, 0}
+}
+
 type ExecFailed_Reason int32
 
 const (
@@ -65,11 +115,11 @@ func (x ExecFailed_Reason) String() string {
 }
 
 func (ExecFailed_Reason) Descriptor() protoreflect.EnumDescriptor {
-	return file_agent_proto_enumTypes[0].Descriptor()
+	return file_agent_proto_enumTypes[1].Descriptor()
 }
 
 func (ExecFailed_Reason) Type() protoreflect.EnumType {
-	return &file_agent_proto_enumTypes[0]
+	return &file_agent_proto_enumTypes[1]
 }
 
 func (x ExecFailed_Reason) Number() protoreflect.EnumNumber {
@@ -85,8 +135,9 @@ type HelloRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Protocol      uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"` // highest protocol version the host speaks
 	HostBuild     string                 `protobuf:"bytes,2,opt,name=host_build,json=hostBuild,proto3" json:"host_build,omitempty"`
-	Hostname      string                 `protobuf:"bytes,3,opt,name=hostname,proto3" json:"hostname,omitempty"`                  // what the guest shall be called
-	UnixNano      int64                  `protobuf:"varint,4,opt,name=unix_nano,json=unixNano,proto3" json:"unix_nano,omitempty"` // host's wall clock
+	Hostname      string                 `protobuf:"bytes,3,opt,name=hostname,proto3" json:"hostname,omitempty"`                    // what the guest shall be called
+	UnixNano      int64                  `protobuf:"varint,4,opt,name=unix_nano,json=unixNano,proto3" json:"unix_nano,omitempty"`   // host's wall clock
+	MachineId     string                 `protobuf:"bytes,5,opt,name=machine_id,json=machineId,proto3" json:"machine_id,omitempty"` // machine-id(5) of the guest: 32 lower-case hexadecimal digits, not all 0
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -149,6 +200,13 @@ func (x *HelloRequest) GetUnixNano() int64 {
 	return 0
 }
 
+func (x *HelloRequest) GetMachineId() string {
+	if x != nil {
+		return x.MachineId
+	}
+	return ""
+}
+
 type HelloResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Protocol      uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"` // version that both will speak: 1
@@ -158,6 +216,9 @@ type HelloResponse struct {
 	Arch          string                 `protobuf:"bytes,5,opt,name=arch,proto3" json:"arch,omitempty"`                                        // uname -m
 	InitNs        int64                  `protobuf:"varint,6,opt,name=init_ns,json=initNs,proto3" json:"init_ns,omitempty"`                     // CLOCK_BOOTTIME when PID 1 began: nanoseconds since the guest kernel started
 	ReadyNs       int64                  `protobuf:"varint,7,opt,name=ready_ns,json=readyNs,proto3" json:"ready_ns,omitempty"`                  // CLOCK_BOOTTIME when the agent began to listen
+	Awaits        HelloResponse_Awaits   `protobuf:"varint,8,opt,name=awaits,proto3,enum=agentkernel.guest.v1.HelloResponse_Awaits" json:"awaits,omitempty"`
+	Items         []*HygieneItem         `protobuf:"bytes,9,rep,name=items,proto3" json:"items,omitempty"` // empty when it awaits something
+	Clock         *Clock                 `protobuf:"bytes,10,opt,name=clock,proto3" json:"clock,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -239,6 +300,27 @@ func (x *HelloResponse) GetReadyNs() int64 {
 		return x.ReadyNs
 	}
 	return 0
+}
+
+func (x *HelloResponse) GetAwaits() HelloResponse_Awaits {
+	if x != nil {
+		return x.Awaits
+	}
+	return HelloResponse_NOTHING
+}
+
+func (x *HelloResponse) GetItems() []*HygieneItem {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *HelloResponse) GetClock() *Clock {
+	if x != nil {
+		return x.Clock
+	}
+	return nil
 }
 
 type PingRequest struct {
@@ -1354,6 +1436,7 @@ type ExecInfo struct {
 	StartedUnixNs int64                  `protobuf:"varint,8,opt,name=started_unix_ns,json=startedUnixNs,proto3" json:"started_unix_ns,omitempty"`
 	EndedUnixNs   int64                  `protobuf:"varint,9,opt,name=ended_unix_ns,json=endedUnixNs,proto3" json:"ended_unix_ns,omitempty"` // 0: it runs
 	Exited        *ExecExited            `protobuf:"bytes,10,opt,name=exited,proto3" json:"exited,omitempty"`                                // when it has ended
+	Stayed        bool                   `protobuf:"varint,11,opt,name=stayed,proto3" json:"stayed,omitempty"`                               // its client is connected to the microVM that this one is a copy of, where it goes on
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1458,6 +1541,13 @@ func (x *ExecInfo) GetExited() *ExecExited {
 	return nil
 }
 
+func (x *ExecInfo) GetStayed() bool {
+	if x != nil {
+		return x.Stayed
+	}
+	return false
+}
+
 type ShutdownRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	GraceMs       uint32                 `protobuf:"varint,1,opt,name=grace_ms,json=graceMs,proto3" json:"grace_ms,omitempty"` // SIGTERM to SIGKILL
@@ -1542,13 +1632,15 @@ var File_agent_proto protoreflect.FileDescriptor
 
 const file_agent_proto_rawDesc = "" +
 	"\n" +
-	"\vagent.proto\x12\x14agentkernel.guest.v1\"\x82\x01\n" +
+	"\vagent.proto\x12\x14agentkernel.guest.v1\x1a\rhygiene.proto\"\xa1\x01\n" +
 	"\fHelloRequest\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x1d\n" +
 	"\n" +
 	"host_build\x18\x02 \x01(\tR\thostBuild\x12\x1a\n" +
 	"\bhostname\x18\x03 \x01(\tR\bhostname\x12\x1b\n" +
-	"\tunix_nano\x18\x04 \x01(\x03R\bunixNano\"\xdf\x01\n" +
+	"\tunix_nano\x18\x04 \x01(\x03R\bunixNano\x12\x1d\n" +
+	"\n" +
+	"machine_id\x18\x05 \x01(\tR\tmachineId\"\xbb\x03\n" +
 	"\rHelloResponse\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x1f\n" +
 	"\vagent_build\x18\x02 \x01(\tR\n" +
@@ -1557,7 +1649,15 @@ const file_agent_proto_rawDesc = "" +
 	"\x0ekernel_release\x18\x04 \x01(\tR\rkernelRelease\x12\x12\n" +
 	"\x04arch\x18\x05 \x01(\tR\x04arch\x12\x17\n" +
 	"\ainit_ns\x18\x06 \x01(\x03R\x06initNs\x12\x19\n" +
-	"\bready_ns\x18\a \x01(\x03R\areadyNs\"\r\n" +
+	"\bready_ns\x18\a \x01(\x03R\areadyNs\x12B\n" +
+	"\x06awaits\x18\b \x01(\x0e2*.agentkernel.guest.v1.HelloResponse.AwaitsR\x06awaits\x127\n" +
+	"\x05items\x18\t \x03(\v2!.agentkernel.guest.v1.HygieneItemR\x05items\x121\n" +
+	"\x05clock\x18\n" +
+	" \x01(\v2\x1b.agentkernel.guest.v1.ClockR\x05clock\"*\n" +
+	"\x06Awaits\x12\v\n" +
+	"\aNOTHING\x10\x00\x12\b\n" +
+	"\x04THAW\x10\x01\x12\t\n" +
+	"\x05DISKS\x10\x02\"\r\n" +
 	"\vPingRequest\"\x0e\n" +
 	"\fPingResponse\"\xcb\x02\n" +
 	"\vExecRequest\x127\n" +
@@ -1636,7 +1736,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x05after\x18\x01 \x01(\x04R\x05after\"X\n" +
 	"\fListResponse\x124\n" +
 	"\x05execs\x18\x01 \x03(\v2\x1e.agentkernel.guest.v1.ExecInfoR\x05execs\x12\x12\n" +
-	"\x04more\x18\x02 \x01(\bR\x04more\"\xaa\x02\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"\xc2\x02\n" +
 	"\bExecInfo\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x10\n" +
@@ -1648,7 +1748,8 @@ const file_agent_proto_rawDesc = "" +
 	"\x0fstarted_unix_ns\x18\b \x01(\x03R\rstartedUnixNs\x12\"\n" +
 	"\rended_unix_ns\x18\t \x01(\x03R\vendedUnixNs\x128\n" +
 	"\x06exited\x18\n" +
-	" \x01(\v2 .agentkernel.guest.v1.ExecExitedR\x06exited\",\n" +
+	" \x01(\v2 .agentkernel.guest.v1.ExecExitedR\x06exited\x12\x16\n" +
+	"\x06stayed\x18\v \x01(\bR\x06stayed\",\n" +
 	"\x0fShutdownRequest\x12\x19\n" +
 	"\bgrace_ms\x18\x01 \x01(\rR\agraceMs\"\x12\n" +
 	"\x10ShutdownResponse2\xfa\x03\n" +
@@ -1672,62 +1773,68 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_agent_proto_goTypes = []any{
-	(ExecFailed_Reason)(0),   // 0: agentkernel.guest.v1.ExecFailed.Reason
-	(*HelloRequest)(nil),     // 1: agentkernel.guest.v1.HelloRequest
-	(*HelloResponse)(nil),    // 2: agentkernel.guest.v1.HelloResponse
-	(*PingRequest)(nil),      // 3: agentkernel.guest.v1.PingRequest
-	(*PingResponse)(nil),     // 4: agentkernel.guest.v1.PingResponse
-	(*ExecRequest)(nil),      // 5: agentkernel.guest.v1.ExecRequest
-	(*TerminalSize)(nil),     // 6: agentkernel.guest.v1.TerminalSize
-	(*ExecStart)(nil),        // 7: agentkernel.guest.v1.ExecStart
-	(*ExecAttach)(nil),       // 8: agentkernel.guest.v1.ExecAttach
-	(*StdinClose)(nil),       // 9: agentkernel.guest.v1.StdinClose
-	(*ExecResponse)(nil),     // 10: agentkernel.guest.v1.ExecResponse
-	(*ExecDetached)(nil),     // 11: agentkernel.guest.v1.ExecDetached
-	(*ExecStarted)(nil),      // 12: agentkernel.guest.v1.ExecStarted
-	(*ExecExited)(nil),       // 13: agentkernel.guest.v1.ExecExited
-	(*ExecFailed)(nil),       // 14: agentkernel.guest.v1.ExecFailed
-	(*SignalRequest)(nil),    // 15: agentkernel.guest.v1.SignalRequest
-	(*SignalResponse)(nil),   // 16: agentkernel.guest.v1.SignalResponse
-	(*ListRequest)(nil),      // 17: agentkernel.guest.v1.ListRequest
-	(*ListResponse)(nil),     // 18: agentkernel.guest.v1.ListResponse
-	(*ExecInfo)(nil),         // 19: agentkernel.guest.v1.ExecInfo
-	(*ShutdownRequest)(nil),  // 20: agentkernel.guest.v1.ShutdownRequest
-	(*ShutdownResponse)(nil), // 21: agentkernel.guest.v1.ShutdownResponse
+	(HelloResponse_Awaits)(0), // 0: agentkernel.guest.v1.HelloResponse.Awaits
+	(ExecFailed_Reason)(0),    // 1: agentkernel.guest.v1.ExecFailed.Reason
+	(*HelloRequest)(nil),      // 2: agentkernel.guest.v1.HelloRequest
+	(*HelloResponse)(nil),     // 3: agentkernel.guest.v1.HelloResponse
+	(*PingRequest)(nil),       // 4: agentkernel.guest.v1.PingRequest
+	(*PingResponse)(nil),      // 5: agentkernel.guest.v1.PingResponse
+	(*ExecRequest)(nil),       // 6: agentkernel.guest.v1.ExecRequest
+	(*TerminalSize)(nil),      // 7: agentkernel.guest.v1.TerminalSize
+	(*ExecStart)(nil),         // 8: agentkernel.guest.v1.ExecStart
+	(*ExecAttach)(nil),        // 9: agentkernel.guest.v1.ExecAttach
+	(*StdinClose)(nil),        // 10: agentkernel.guest.v1.StdinClose
+	(*ExecResponse)(nil),      // 11: agentkernel.guest.v1.ExecResponse
+	(*ExecDetached)(nil),      // 12: agentkernel.guest.v1.ExecDetached
+	(*ExecStarted)(nil),       // 13: agentkernel.guest.v1.ExecStarted
+	(*ExecExited)(nil),        // 14: agentkernel.guest.v1.ExecExited
+	(*ExecFailed)(nil),        // 15: agentkernel.guest.v1.ExecFailed
+	(*SignalRequest)(nil),     // 16: agentkernel.guest.v1.SignalRequest
+	(*SignalResponse)(nil),    // 17: agentkernel.guest.v1.SignalResponse
+	(*ListRequest)(nil),       // 18: agentkernel.guest.v1.ListRequest
+	(*ListResponse)(nil),      // 19: agentkernel.guest.v1.ListResponse
+	(*ExecInfo)(nil),          // 20: agentkernel.guest.v1.ExecInfo
+	(*ShutdownRequest)(nil),   // 21: agentkernel.guest.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),  // 22: agentkernel.guest.v1.ShutdownResponse
+	(*HygieneItem)(nil),       // 23: agentkernel.guest.v1.HygieneItem
+	(*Clock)(nil),             // 24: agentkernel.guest.v1.Clock
 }
 var file_agent_proto_depIdxs = []int32{
-	7,  // 0: agentkernel.guest.v1.ExecRequest.start:type_name -> agentkernel.guest.v1.ExecStart
-	9,  // 1: agentkernel.guest.v1.ExecRequest.stdin_close:type_name -> agentkernel.guest.v1.StdinClose
-	6,  // 2: agentkernel.guest.v1.ExecRequest.resize:type_name -> agentkernel.guest.v1.TerminalSize
-	8,  // 3: agentkernel.guest.v1.ExecRequest.attach:type_name -> agentkernel.guest.v1.ExecAttach
-	6,  // 4: agentkernel.guest.v1.ExecStart.terminal:type_name -> agentkernel.guest.v1.TerminalSize
-	12, // 5: agentkernel.guest.v1.ExecResponse.started:type_name -> agentkernel.guest.v1.ExecStarted
-	13, // 6: agentkernel.guest.v1.ExecResponse.exited:type_name -> agentkernel.guest.v1.ExecExited
-	14, // 7: agentkernel.guest.v1.ExecResponse.failed:type_name -> agentkernel.guest.v1.ExecFailed
-	11, // 8: agentkernel.guest.v1.ExecResponse.detached:type_name -> agentkernel.guest.v1.ExecDetached
-	0,  // 9: agentkernel.guest.v1.ExecFailed.reason:type_name -> agentkernel.guest.v1.ExecFailed.Reason
-	19, // 10: agentkernel.guest.v1.ListResponse.execs:type_name -> agentkernel.guest.v1.ExecInfo
-	13, // 11: agentkernel.guest.v1.ExecInfo.exited:type_name -> agentkernel.guest.v1.ExecExited
-	1,  // 12: agentkernel.guest.v1.Agent.Hello:input_type -> agentkernel.guest.v1.HelloRequest
-	3,  // 13: agentkernel.guest.v1.Agent.Ping:input_type -> agentkernel.guest.v1.PingRequest
-	5,  // 14: agentkernel.guest.v1.Agent.Exec:input_type -> agentkernel.guest.v1.ExecRequest
-	15, // 15: agentkernel.guest.v1.Agent.Signal:input_type -> agentkernel.guest.v1.SignalRequest
-	17, // 16: agentkernel.guest.v1.Agent.List:input_type -> agentkernel.guest.v1.ListRequest
-	20, // 17: agentkernel.guest.v1.Agent.Shutdown:input_type -> agentkernel.guest.v1.ShutdownRequest
-	2,  // 18: agentkernel.guest.v1.Agent.Hello:output_type -> agentkernel.guest.v1.HelloResponse
-	4,  // 19: agentkernel.guest.v1.Agent.Ping:output_type -> agentkernel.guest.v1.PingResponse
-	10, // 20: agentkernel.guest.v1.Agent.Exec:output_type -> agentkernel.guest.v1.ExecResponse
-	16, // 21: agentkernel.guest.v1.Agent.Signal:output_type -> agentkernel.guest.v1.SignalResponse
-	18, // 22: agentkernel.guest.v1.Agent.List:output_type -> agentkernel.guest.v1.ListResponse
-	21, // 23: agentkernel.guest.v1.Agent.Shutdown:output_type -> agentkernel.guest.v1.ShutdownResponse
-	18, // [18:24] is the sub-list for method output_type
-	12, // [12:18] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	0,  // 0: agentkernel.guest.v1.HelloResponse.awaits:type_name -> agentkernel.guest.v1.HelloResponse.Awaits
+	23, // 1: agentkernel.guest.v1.HelloResponse.items:type_name -> agentkernel.guest.v1.HygieneItem
+	24, // 2: agentkernel.guest.v1.HelloResponse.clock:type_name -> agentkernel.guest.v1.Clock
+	8,  // 3: agentkernel.guest.v1.ExecRequest.start:type_name -> agentkernel.guest.v1.ExecStart
+	10, // 4: agentkernel.guest.v1.ExecRequest.stdin_close:type_name -> agentkernel.guest.v1.StdinClose
+	7,  // 5: agentkernel.guest.v1.ExecRequest.resize:type_name -> agentkernel.guest.v1.TerminalSize
+	9,  // 6: agentkernel.guest.v1.ExecRequest.attach:type_name -> agentkernel.guest.v1.ExecAttach
+	7,  // 7: agentkernel.guest.v1.ExecStart.terminal:type_name -> agentkernel.guest.v1.TerminalSize
+	13, // 8: agentkernel.guest.v1.ExecResponse.started:type_name -> agentkernel.guest.v1.ExecStarted
+	14, // 9: agentkernel.guest.v1.ExecResponse.exited:type_name -> agentkernel.guest.v1.ExecExited
+	15, // 10: agentkernel.guest.v1.ExecResponse.failed:type_name -> agentkernel.guest.v1.ExecFailed
+	12, // 11: agentkernel.guest.v1.ExecResponse.detached:type_name -> agentkernel.guest.v1.ExecDetached
+	1,  // 12: agentkernel.guest.v1.ExecFailed.reason:type_name -> agentkernel.guest.v1.ExecFailed.Reason
+	20, // 13: agentkernel.guest.v1.ListResponse.execs:type_name -> agentkernel.guest.v1.ExecInfo
+	14, // 14: agentkernel.guest.v1.ExecInfo.exited:type_name -> agentkernel.guest.v1.ExecExited
+	2,  // 15: agentkernel.guest.v1.Agent.Hello:input_type -> agentkernel.guest.v1.HelloRequest
+	4,  // 16: agentkernel.guest.v1.Agent.Ping:input_type -> agentkernel.guest.v1.PingRequest
+	6,  // 17: agentkernel.guest.v1.Agent.Exec:input_type -> agentkernel.guest.v1.ExecRequest
+	16, // 18: agentkernel.guest.v1.Agent.Signal:input_type -> agentkernel.guest.v1.SignalRequest
+	18, // 19: agentkernel.guest.v1.Agent.List:input_type -> agentkernel.guest.v1.ListRequest
+	21, // 20: agentkernel.guest.v1.Agent.Shutdown:input_type -> agentkernel.guest.v1.ShutdownRequest
+	3,  // 21: agentkernel.guest.v1.Agent.Hello:output_type -> agentkernel.guest.v1.HelloResponse
+	5,  // 22: agentkernel.guest.v1.Agent.Ping:output_type -> agentkernel.guest.v1.PingResponse
+	11, // 23: agentkernel.guest.v1.Agent.Exec:output_type -> agentkernel.guest.v1.ExecResponse
+	17, // 24: agentkernel.guest.v1.Agent.Signal:output_type -> agentkernel.guest.v1.SignalResponse
+	19, // 25: agentkernel.guest.v1.Agent.List:output_type -> agentkernel.guest.v1.ListResponse
+	22, // 26: agentkernel.guest.v1.Agent.Shutdown:output_type -> agentkernel.guest.v1.ShutdownResponse
+	21, // [21:27] is the sub-list for method output_type
+	15, // [15:21] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -1735,6 +1842,7 @@ func file_agent_proto_init() {
 	if File_agent_proto != nil {
 		return
 	}
+	file_hygiene_proto_init()
 	file_agent_proto_msgTypes[4].OneofWrappers = []any{
 		(*ExecRequest_Start)(nil),
 		(*ExecRequest_Stdin)(nil),
@@ -1758,7 +1866,7 @@ func file_agent_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
-			NumEnums:      1,
+			NumEnums:      2,
 			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,

@@ -114,5 +114,8 @@ func kernelParameters(spec sandbox.MachineSpec) string {
 		// Firecracker's disks have no serial of ours. They come to the guest in the order of the configuration.
 		p = append(p, d.Parameter(fmt.Sprintf("vd%c", 'a'+i)))
 	}
+	if spec.Template() {
+		p = append(p, sandbox.TemplateParameter)
+	}
 	return strings.Join(p, " ")
 }

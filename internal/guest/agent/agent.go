@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 
 	guestv1 "github.com/agentkernel/agentkernel/api/guest/v1"
 	"github.com/agentkernel/agentkernel/internal/guest/exec"
+	"github.com/agentkernel/agentkernel/internal/guest/identity"
 	"github.com/agentkernel/agentkernel/internal/guest/reaper"
 	"github.com/agentkernel/agentkernel/internal/guest/stats"
 )
@@ -25,20 +27,32 @@ const Protocol = 1
 
 // Capabilities names what this agent can do beyond the first version of the protocol.
 func Capabilities() []string {
-	return []string{"exec", "terminal", "background", "limits", "signal", "shutdown", "files", "stats"}
+	return []string{"exec", "terminal", "background", "limits", "signal", "shutdown", "files", "stats", "clone"}
 }
 
 // Options are what an agent is made of.
 type Options struct {
 	Runner   *exec.Runner
+	Machine  Machine
 	Stats    stats.Source
 	Shutdown func(grace time.Duration) // ends the microVM
-	Identify func(hostname string, now time.Time) error
-	Build    string        // of the agent
-	Kernel   string        // uname -r
-	Arch     string        // uname -m
-	Init     time.Duration // since the kernel's start: when this process began
-	Ready    time.Duration // since the kernel's start: when it began to listen
+	// Enter makes a sandbox of a template, with the disks that the host gives it. It is nil for what was booted as a sandbox.
+	Enter  func(disks []*guestv1.ResumeDisk) error
+	Build  string        // of the agent
+	Kernel string        // uname -r
+	Arch   string        // uname -m
+	Init   time.Duration // since the kernel's start: when this process began
+	Ready  time.Duration // since the kernel's start: when it began to listen
+}
+
+// Machine is the microVM, which is given what must be its own.
+type Machine interface {
+	SetClock(now time.Time) error
+	AddEntropy(entropy []byte) error
+	// SetNames gives it names, and says how that went.
+	SetNames(r *identity.Report, hostname, machineID string)
+	// RemoveHostKeys deletes SSH host keys that are the image's or, with copied, another sandbox's, and tells how many there were.
+	RemoveHostKeys(copied bool) (int, error)
 }
 
 // Serve answers on the listeners until one of them fails. Then calls that are under way end, and their commands.
@@ -50,8 +64,11 @@ func Serve(ctx context.Context, o Options, listeners ...net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer server.Close()
-	guestv1.RegisterAgentService(server, &service{o: o})
-	guestv1.RegisterStatsService(server, statsService{o.Stats})
+	s := &service{o: o}
+	s.entered.Store(o.Enter == nil)
+	guestv1.RegisterAgentService(server, s)
+	guestv1.RegisterCloneService(server, &cloneService{service: s})
+	guestv1.RegisterStatsService(server, statsService{s})
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() { failed <- fmt.Errorf("serve on %s: %w", l.Addr(), server.Serve(ctx, l)) }()
@@ -62,20 +79,42 @@ func Serve(ctx context.Context, o Options, listeners ...net.Listener) error {
 type service struct {
 	o        Options
 	shutdown sync.Once
+	entered  atomic.Bool // it has its disks: it is no template, or not any more
+}
+
+// ready returns an error while this is a template: there is nothing yet that could be done.
+func (s *service) ready() error {
+	if !s.entered.Load() {
+		return status.Error(codes.FailedPrecondition, "this microVM is a template, and has no disks yet")
+	}
+	return nil
 }
 
 // Hello takes the identity that the host gives, and says what this is.
-func (s *service) Hello(_ context.Context, req *guestv1.HelloRequest) (*guestv1.HelloResponse, error) {
+func (s *service) Hello(ctx context.Context, req *guestv1.HelloRequest) (*guestv1.HelloResponse, error) {
+	began := time.Now()
 	if req.GetProtocol() < Protocol {
 		return nil, status.Errorf(codes.FailedPrecondition, "the host speaks version %d of the protocol, and the guest agent speaks %d", req.GetProtocol(), Protocol)
 	}
-	if err := s.o.Identify(req.GetHostname(), time.Unix(0, req.GetUnixNano())); err != nil {
-		return nil, err
-	}
-	return &guestv1.HelloResponse{
+	resp := &guestv1.HelloResponse{
 		Protocol: Protocol, AgentBuild: s.o.Build, Capabilities: Capabilities(), KernelRelease: s.o.Kernel, Arch: s.o.Arch,
 		InitNs: int64(s.o.Init), ReadyNs: int64(s.o.Ready),
-	}, nil
+	}
+	switch {
+	case s.ready() != nil:
+		resp.Awaits = guestv1.HelloResponse_DISKS
+	case s.o.Runner.Frozen():
+		resp.Awaits = guestv1.HelloResponse_THAW
+	default:
+		var r identity.Report
+		r.Pass("clock", "", s.o.Machine.SetClock(time.Unix(0, req.GetUnixNano())))
+		if req.GetHostname() != "" {
+			s.makeKeys(ctx, &r, s.name(&r, req, false))
+		}
+		resp.Items = r.Items
+	}
+	resp.Clock = clock(began)
+	return resp, nil
 }
 
 // Ping answers.
@@ -85,6 +124,9 @@ func (*service) Ping(context.Context, *guestv1.PingRequest) (*guestv1.PingRespon
 
 // Signal sends a signal to a command's process group. Its error has the code NotFound when the command does not run.
 func (s *service) Signal(_ context.Context, req *guestv1.SignalRequest) (*guestv1.SignalResponse, error) {
+	if err := s.ready(); err != nil {
+		return nil, err
+	}
 	if n := req.GetSignal(); n < 1 || n > 64 {
 		return nil, status.Errorf(codes.InvalidArgument, "signal %d is not one of 1 to 64", n)
 	}
@@ -100,6 +142,9 @@ func (s *service) Signal(_ context.Context, req *guestv1.SignalRequest) (*guestv
 
 // List tells of commands.
 func (s *service) List(_ context.Context, req *guestv1.ListRequest) (*guestv1.ListResponse, error) {
+	if err := s.ready(); err != nil {
+		return nil, err
+	}
 	return s.o.Runner.List(req.GetAfter()), nil
 }
 
@@ -117,6 +162,9 @@ func (s *service) Exec(ctx context.Context, stream guestv1.Agent_ExecServer) err
 	if err != nil {
 		return err
 	}
+	if err := s.ready(); err != nil {
+		return err
+	}
 	if attach := req.GetAttach(); attach != nil {
 		return s.attach(ctx, attach, stream)
 	}
@@ -124,7 +172,7 @@ func (s *service) Exec(ctx context.Context, stream guestv1.Agent_ExecServer) err
 	if start == nil {
 		return status.Error(codes.InvalidArgument, "the first message of an exec is neither its start nor an attach")
 	}
-	command, err := s.o.Runner.Start(start)
+	command, err := s.o.Runner.Start(ctx, start)
 	if err != nil {
 		return refuse(ctx, stream, err)
 	}

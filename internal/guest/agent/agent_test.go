@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/agentkernel/agentkernel/internal/guest/exec"
+	"github.com/agentkernel/agentkernel/internal/guest/identity"
 	"github.com/agentkernel/agentkernel/internal/guest/reaper"
 	"github.com/agentkernel/agentkernel/internal/guestrpc"
 )
@@ -53,7 +54,7 @@ func newAgent(t *testing.T) *agent {
 		served <- Serve(context.Background(), Options{
 			Runner: runner, Build: "test", Kernel: "6.1", Arch: "x86_64", Init: 1, Ready: 2,
 			Shutdown: func(grace time.Duration) { a.shutdown <- grace },
-			Identify: func(hostname string, _ time.Time) error { a.named <- hostname; return nil },
+			Machine:  a,
 		}, l)
 	}()
 	dial := func(ctx context.Context) (guestrpc.Conn, error) {
@@ -72,6 +73,13 @@ func newAgent(t *testing.T) *agent {
 	})
 	return a
 }
+
+func (*agent) SetClock(time.Time) error { return nil }
+func (*agent) AddEntropy([]byte) error  { return nil }
+func (a *agent) SetNames(_ *identity.Report, hostname, _ string) {
+	a.named <- hostname
+}
+func (*agent) RemoveHostKeys(bool) (int, error) { return 0, nil }
 
 type result struct {
 	stdout, stderr string

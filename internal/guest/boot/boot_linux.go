@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -36,62 +38,133 @@ const (
 	newRoot    = "/root"
 )
 
-// Mounts are the file systems that are mounted outside the new root.
+// Mounts are the file systems that are mounted outside the new root. There are none before Root.
 type Mounts struct {
-	Upper   int // the upper disk's root directory, O_PATH
+	upper   int // the upper disk's root directory, O_PATH
 	volumes []volume
+	devices map[string]string // names in /dev of the disks, by their roles
+	root    atomic.Bool       // Root is done
+}
+
+// Upper returns a descriptor of the upper disk's root directory.
+func (m *Mounts) Upper() int { return m.upper }
+
+// Own reports whether a file of the root file system, whose path has no / at its beginning, is in the upper disk and not in the
+// image.
+func (m *Mounts) Own(path string) bool {
+	var st unix.Stat_t
+	return unix.Fstatat(m.upper, "root/upper/"+path, &st, unix.AT_SYMLINK_NOFOLLOW) == nil
 }
 
 // Writable returns descriptors of the root directories of all that can be written to, the upper disk last.
 func (m *Mounts) Writable() []int {
+	if !m.root.Load() {
+		return nil
+	}
 	var list []int
 	for _, v := range m.volumes {
 		if !v.ReadOnly {
 			list = append(list, v.dir)
 		}
 	}
-	return append(list, m.Upper)
+	return append(list, m.upper)
 }
 
-// Root lays the upper disk over the image, and the project under /workspace when there is one, and makes it the root of this
-// process and of all that it starts. Volumes are mounted outside of it. The initramfs is left behind mounted: all that is in
-// it is this program.
-func Root(p Params) (*Mounts, error) {
-	var disks map[string]string
-	var err error
-	if p.bySerial() {
-		if disks, err = findDisks("/sys/block", "/dev"); err != nil {
-			return nil, err
+// Image mounts the image.
+func (m *Mounts) Image(p Params) (err error) {
+	if m.devices, err = p.devices(); err != nil {
+		return err
+	}
+	return mountDisk(p, m.devices, roleRoot, lowerDir)
+}
+
+// Root lays the upper disk over the image, which is mounted, and the project under /workspace when there is one, and makes it the
+// root of this process and of all that it starts. Volumes are mounted outside of it, and shown in it. What System has mounted
+// comes along. The initramfs is left behind mounted: all that is in it is this program.
+func (m *Mounts) Root(p Params) error {
+	disks, err := m.devices, error(nil)
+	if p.Template { // others are there by now
+		if disks, err = p.devices(); err != nil {
+			return err
+		}
+		if err := p.fit(disks); err != nil {
+			return err
 		}
 	}
-	if err := mountDisk(p, disks, roleRoot, lowerDir); err != nil {
-		return nil, err
-	}
 	if err := mountDisk(p, disks, roleUpper, upperDir); err != nil {
-		return nil, err
+		return err
 	}
 	if err := overlay("root", lowerDir, newRoot); err != nil {
-		return nil, err
+		return err
 	}
 	if _, ok := p.disk(roleWorkspace); ok {
 		if err := mountDisk(p, disks, roleWorkspace, projectDir); err != nil {
-			return nil, err
+			return err
 		}
 		if err := makeDir(newRoot+"/workspace", 0o755); err != nil {
-			return nil, err
+			return err
 		}
 		if err := overlay("workspace", projectDir, newRoot+"/workspace"); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	m := new(Mounts)
 	if m.volumes, err = mountVolumes(p, disks); err != nil {
-		return nil, err
+		return err
 	}
-	if m.Upper, err = unix.Open(upperDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
-		return nil, fmt.Errorf("open %s: %w", upperDir, err)
+	if m.upper, err = unix.Open(upperDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("open %s: %w", upperDir, err)
 	}
-	return m, enter(newRoot)
+	luggage, err := pick(carried)
+	if err != nil {
+		return err
+	}
+	if err := enter(newRoot); err != nil {
+		return err
+	}
+	if err := luggage.put(); err != nil {
+		return err
+	}
+	m.root.Store(true)
+	return m.showVolumes()
+}
+
+// luggage are mounts that are taken along to another root.
+type luggage []struct {
+	dir string
+	fd  int
+}
+
+func pick(dirs []string) (luggage, error) {
+	l := make(luggage, len(dirs))
+	for i, dir := range dirs {
+		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, fmt.Errorf("open %s: %w", dir, err)
+		}
+		l[i].dir, l[i].fd = dir, fd
+	}
+	return l, nil
+}
+
+// put moves them to the same directories of what is the root by now, where an image may have links: move_mount(2).
+func (l luggage) put() error {
+	for _, m := range l {
+		move := func() error {
+			return unix.MoveMount(m.fd, "", unix.AT_FDCWD, m.dir, unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_SYMLINKS)
+		}
+		err := move()
+		if errors.Is(err, unix.ENOENT) {
+			if err := makeDir(m.dir, 0o755); err != nil {
+				return err
+			}
+			err = move()
+		}
+		if err != nil {
+			return fmt.Errorf("move the mount %s: %w", m.dir, err)
+		}
+		unix.Close(m.fd)
+	}
+	return nil
 }
 
 // enter makes dir, a mount, the root: as pivot_root(2) says for an initramfs, which cannot be pivoted away.
@@ -111,18 +184,33 @@ func enter(dir string) error {
 	return nil
 }
 
+// devices returns the names in /dev of all disks, by their roles.
+func (p Params) devices() (map[string]string, error) {
+	found := map[string]string{}
+	if slices.ContainsFunc(p.Disks, func(d Disk) bool { return d.Device == "" }) {
+		var err error
+		if found, err = findDisks(blockDir); err != nil {
+			return nil, err
+		}
+	}
+	for _, d := range p.Disks {
+		if d.Device != "" {
+			found[d.Role] = d.Device
+		}
+	}
+	return found, nil
+}
+
 func mountDisk(p Params, devices map[string]string, role, target string) error {
 	d, ok := p.disk(role)
 	if !ok {
-		return fmt.Errorf("the kernel parameters name no disk %s (agentkernel.disk=%s:<fs>:<ro|rw>[:<device>])", role, role)
+		return fmt.Errorf("there is no disk %s (agentkernel.disk=%s:<fs>:<ro|rw>[:<device>])", role, role)
 	}
-	device := "/dev/" + d.Device
-	if d.Device == "" {
-		if device, ok = devices[role]; !ok {
-			return fmt.Errorf("the microVM has no disk with the serial %s", role)
-		}
+	device, ok := devices[role]
+	if !ok {
+		return fmt.Errorf("the microVM has no disk with the serial %s", role)
 	}
-	m := mount{device, target, d.FS, unix.MS_NOATIME | unix.MS_NODEV, ""}
+	m := mount{"/dev/" + device, target, d.FS, unix.MS_NOATIME | unix.MS_NODEV, ""}
 	if d.ReadOnly {
 		m.flags |= unix.MS_RDONLY
 	}
@@ -133,8 +221,8 @@ func mountDisk(p Params, devices map[string]string, role, target string) error {
 	return m.do()
 }
 
-// findDisks returns the device of each virtio-blk disk by its serial.
-func findDisks(block, dev string) (map[string]string, error) {
+// findDisks returns the name of each virtio-blk disk in /dev by its serial.
+func findDisks(block string) (map[string]string, error) {
 	entries, err := os.ReadDir(block)
 	if err != nil {
 		return nil, fmt.Errorf("look for disks: %w", err)
@@ -143,7 +231,7 @@ func findDisks(block, dev string) (map[string]string, error) {
 	for _, e := range entries {
 		serial, err := os.ReadFile(filepath.Join(block, e.Name(), "serial"))
 		if err == nil && len(serial) > 0 {
-			found[strings.TrimRight(string(serial), "\n\x00")] = filepath.Join(dev, e.Name())
+			found[strings.TrimRight(string(serial), "\n\x00")] = e.Name()
 		}
 	}
 	return found, nil
@@ -209,7 +297,7 @@ func (m mount) do() error {
 	return nil
 }
 
-// doIn mounts in the image's own tree, where the target may be missing.
+// doIn mounts on a directory that may be missing.
 func (m mount) doIn(mode uint32) error {
 	err := m.do()
 	if errors.Is(err, unix.ENOENT) {

@@ -4,6 +4,7 @@
 package boot
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -22,6 +23,8 @@ const (
 type Params struct {
 	Disks []Disk
 	Link  string // 32 hexadecimal digits, or empty when there is no serial link
+	// Template has the agent mount the image alone, and wait for the host to name the other disks.
+	Template bool
 }
 
 // Disk is a parameter agentkernel.disk=<role>:<fs>:<ro|rw>[:<device>[:<mount point>]].
@@ -31,6 +34,8 @@ type Disk struct {
 	ReadOnly   bool
 	Device     string // its name in /dev, for a VMM that gives disks no serial; empty to find it by its serial
 	MountPoint string // of a volume: absolute and clean, not /
+	Size       uint64 // in bytes; 0 when it is what the kernel has seen at its start
+	Rebind     bool   // another size shows when its driver is bound again; otherwise the kernel is told
 }
 
 // ParseCmdline reads the agent's parameters out of /proc/cmdline. Others are ignored.
@@ -41,18 +46,36 @@ func ParseCmdline(line string) (Params, error) {
 		switch key {
 		case "agentkernel.link":
 			p.Link = value
+		case "agentkernel.template":
+			p.Template = true
 		case "agentkernel.disk":
-			d, ok := parseDisk(value)
-			if !ok {
-				return Params{}, fmt.Errorf("the kernel parameter %s is not agentkernel.disk=<role>:<erofs|squashfs|ext4>:<ro|rw>[:<device>[:<mount point>]]", word)
+			if err := p.addDisk(value, 0, false); err != nil {
+				return Params{}, fmt.Errorf("read the kernel parameter %s: %w", word, err)
 			}
-			if _, ok := p.disk(d.Role); ok {
-				return Params{}, fmt.Errorf("the kernel parameters name two disks %s", d.Role)
-			}
-			p.Disks = append(p.Disks, d)
 		}
 	}
 	return p, nil
+}
+
+func (p *Params) addDisk(value string, size uint64, rebind bool) error {
+	d, ok := parseDisk(value)
+	if !ok {
+		return errors.New("it is not agentkernel.disk=<role>:<erofs|squashfs|ext4>:<ro|rw>[:<device>[:<mount point>]]")
+	}
+	if _, ok := p.disk(d.Role); ok {
+		return fmt.Errorf("there are two disks %s", d.Role)
+	}
+	d.Size, d.Rebind = size, rebind
+	p.Disks = append(p.Disks, d)
+	return nil
+}
+
+// AddDisk adds a disk that a template is given. value is that of the parameter agentkernel.disk, and size is in bytes, or 0.
+func (p *Params) AddDisk(value string, size uint64, rebind bool) error {
+	if err := p.addDisk(value, size, rebind); err != nil {
+		return fmt.Errorf("the host gave the disk %q: %w", value, err)
+	}
+	return nil
 }
 
 func parseDisk(value string) (Disk, bool) {
@@ -103,11 +126,6 @@ func decodePath(s string) (string, bool) {
 func isDisk(name string) bool {
 	letters, ok := strings.CutPrefix(name, "vd")
 	return ok && (len(letters) == 1 || len(letters) == 2) && strings.Trim(letters, "abcdefghijklmnopqrstuvwxyz") == ""
-}
-
-// bySerial reports whether a disk is to be found by its serial.
-func (p Params) bySerial() bool {
-	return slices.ContainsFunc(p.Disks, func(d Disk) bool { return d.Device == "" })
 }
 
 func (p Params) disk(role string) (Disk, bool) {

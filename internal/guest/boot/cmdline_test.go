@@ -7,7 +7,7 @@ import (
 
 func TestParseCmdline(t *testing.T) {
 	got, err := ParseCmdline("quiet panic=-1 agentkernel.disk=rootfs:erofs:ro agentkernel.link=ab agentkernel.disk=upper:ext4:rw:vdb agentkernel.disk=volume0:ext4:ro:vdc:/my%20data agentkernel.disk=volume1:ext4:rw::/a.b/c x=agentkernel.link=no\n")
-	want := Params{Disks: []Disk{{"rootfs", "erofs", true, "", ""}, {"upper", "ext4", false, "vdb", ""}, {"volume0", "ext4", true, "vdc", "/my data"}, {"volume1", "ext4", false, "", "/a.b/c"}}, Link: "ab"}
+	want := Params{Disks: []Disk{{"rootfs", "erofs", true, "", "", 0, false}, {"upper", "ext4", false, "vdb", "", 0, false}, {"volume0", "ext4", true, "vdc", "/my data", 0, false}, {"volume1", "ext4", false, "", "/a.b/c", 0, false}}, Link: "ab"}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v, want %+v", got, err, want)
 	}

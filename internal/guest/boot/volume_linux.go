@@ -47,9 +47,9 @@ func mountVolumes(p Params, devices map[string]string) ([]volume, error) {
 	return list, nil
 }
 
-// Volumes shows the volumes at their mount points, which it makes when they are missing. It follows no link on the way: an
+// showVolumes shows the volumes at their mount points, which it makes when they are missing. It follows no link on the way: an
 // image must not choose where a volume ends up.
-func (m *Mounts) Volumes() error {
+func (m *Mounts) showVolumes() error {
 	for _, v := range m.volumes {
 		if err := v.show(); err != nil {
 			return fmt.Errorf("mount a volume on %s: %w", v.MountPoint, err)

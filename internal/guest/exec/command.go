@@ -34,6 +34,7 @@ type Command struct {
 	group   *group // nil where there are none
 	ended   time.Time
 	exited  *guestv1.ExecExited
+	stayed  bool // this is a copy, and its client is connected to the original
 
 	over chan struct{} // closed when ended and exited are set
 }

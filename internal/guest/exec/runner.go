@@ -3,6 +3,7 @@
 package exec
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -46,6 +47,7 @@ type Runner struct {
 	buffers buffers
 
 	starting sync.Mutex // serialises starts, since they change a limit of the whole process
+	frozen   *frozen    // guarded by starting; nil unless everything is frozen
 
 	groups *groups // nil where there are none
 
@@ -65,8 +67,8 @@ func NewRunner(r *reaper.Reaper) (*Runner, error) {
 	return &Runner{reaper: r, limits: l, commands: make(map[string]*Command), groups: newGroups(cgroupRoot)}, nil
 }
 
-// Start starts a command. When it does not run, the error is an *Error.
-func (r *Runner) Start(req *guestv1.ExecStart) (*Command, error) {
+// Start starts a command. When it does not run, the error is an *Error, or that of ctx, which ended while everything was frozen.
+func (r *Runner) Start(ctx context.Context, req *guestv1.ExecStart) (*Command, error) {
 	if !req.GetShell() && (len(req.GetArgv()) == 0 || req.GetArgv()[0] == "") {
 		return nil, failure(guestv1.ExecFailed_BAD_REQUEST, "there is no command to run")
 	}
@@ -76,7 +78,9 @@ func (r *Runner) Start(req *guestv1.ExecStart) (*Command, error) {
 	if slices.ContainsFunc(slices.Concat(req.GetArgv(), req.GetEnv(), []string{req.GetCwd()}), hasNUL) {
 		return nil, failure(guestv1.ExecFailed_BAD_REQUEST, "the command, its environment or its directory has a NUL byte")
 	}
-	r.starting.Lock()
+	if err := r.begin(ctx); err != nil {
+		return nil, err
+	}
 	defer r.starting.Unlock()
 	user, err := lookupUser(req.GetUser())
 	if err != nil {

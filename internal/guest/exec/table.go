@@ -110,6 +110,7 @@ func (r *Runner) List(after uint64) *guestv1.ListResponse {
 		info := &guestv1.ExecInfo{
 			Number: c.number, Id: c.id, Pid: uint32(c.process.PID()), Argv: cut(c.argv), User: strings.ToValidUTF8(c.user[:min(len(c.user), userShown)], "?"),
 			Detached: c.log != nil, Terminal: c.terminal, StartedUnixNs: c.began.UnixNano(), Exited: c.exited,
+			Stayed: c.stayed,
 		}
 		if !c.ended.IsZero() {
 			info.EndedUnixNs = c.ended.UnixNano()

@@ -22,8 +22,8 @@ const tick = 10 * time.Millisecond
 
 // Source is where the numbers come from.
 type Source struct {
-	Proc  string // /proc
-	Upper int    // descriptor of a directory on the upper disk
+	Proc  string     // /proc
+	Upper func() int // descriptor of a directory on the upper disk
 }
 
 // Sample measures.
@@ -35,7 +35,7 @@ func (s Source) Sample() (*guestv1.SampleResponse, error) {
 	}
 	r.UptimeNs = ts.Nano()
 	var fs unix.Statfs_t
-	if err := unix.Fstatfs(s.Upper, &fs); err != nil {
+	if err := unix.Fstatfs(s.Upper(), &fs); err != nil {
 		return nil, fmt.Errorf("look at the upper disk: %w", err)
 	}
 	size := uint64(fs.Bsize)

@@ -43,7 +43,7 @@ func TestSample(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(dir)
-	got, err := Source{Proc: proc, Upper: dir}.Sample()
+	got, err := Source{Proc: proc, Upper: func() int { return dir }}.Sample()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +59,7 @@ func TestSample(t *testing.T) {
 	if !proto.Equal(got, want) {
 		t.Errorf("%v\nwant %v", got, want)
 	}
-	if _, err := (Source{Proc: t.TempDir(), Upper: dir}).Sample(); !errors.Is(err, os.ErrNotExist) {
+	if _, err := (Source{Proc: t.TempDir(), Upper: func() int { return dir }}).Sample(); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
 }

@@ -1,0 +1,138 @@
+package identity
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxHostname is HOST_NAME_MAX of Linux: sethostname(2).
+const maxHostname = 64
+
+// unnamed is the host name of a kernel that was given none.
+const unnamed = "(none)"
+
+// SetHostname gives the microVM its name, and the file system at root the files in etc that carry it: where there are none, as an
+// image may have its own, and where they are as another sandbox was given them whose copy this is.
+func SetHostname(root, hostname string) error {
+	if hostname == "" || len(hostname) > maxHostname {
+		return fmt.Errorf("a host name has 1 to %d bytes, and this one has %d", maxHostname, len(hostname))
+	}
+	old, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("read the host name: %w", err)
+	}
+	if old == hostname {
+		return nil
+	}
+	if err := unix.Sethostname([]byte(hostname)); err != nil {
+		return fmt.Errorf("set the host name: %w", err)
+	}
+	return writeNames(filepath.Join(root, "etc"), old, hostname)
+}
+
+func writeNames(etc, old, hostname string) error {
+	if err := os.Mkdir(etc, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("make %s: %w", etc, err)
+	}
+	for name, text := range map[string]func(hostname string) string{
+		"hostname": func(n string) string { return n + "\n" },
+		"hosts": func(n string) string {
+			return "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t" + n + "\n"
+		},
+		"resolv.conf": func(string) string { return "" }, // a resolver without it asks 127.0.0.1, which refuses at once
+	} {
+		path := filepath.Join(etc, name)
+		if old != unnamed {
+			if have, err := os.ReadFile(path); err == nil && string(have) == text(old) {
+				if err := os.WriteFile(path, []byte(text(hostname)), 0o644); err != nil {
+					return fmt.Errorf("write the host name: %w", err)
+				}
+				continue
+			}
+		}
+		if err := writeMissing(path, text(hostname)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeMissing writes a file unless there is something by its name.
+func writeMissing(path, text string) error {
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o644)
+	if errors.Is(err, unix.EEXIST) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("make %s: %w", path, err)
+	}
+	defer unix.Close(fd)
+	if text == "" {
+		return nil
+	}
+	if _, err := unix.Write(fd, []byte(text)); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+// machineIDs are the files that have it: machine-id(5), and where D-Bus looks for its own.
+var machineIDs = []struct {
+	path   string
+	needed bool
+}{{"etc/machine-id", true}, {"var/lib/dbus/machine-id", false}}
+
+// SetMachineID gives the file system at root its machine id: machine-id(5). A file is put in the place of the one that is
+// there, link or not, and a program that reads it meanwhile finds one or the other.
+func SetMachineID(root, id string) error {
+	if len(id) != 32 || strings.Trim(id, "0123456789abcdef") != "" || strings.Trim(id, "0") == "" {
+		return fmt.Errorf("%q is not a machine id", id)
+	}
+	for _, f := range machineIDs {
+		path := filepath.Join(root, f.path)
+		have, err := os.ReadFile(path)
+		if err == nil && string(have) == id+"\n" || err != nil && !f.needed {
+			continue
+		}
+		next := path + ".agentkernel"
+		if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("write the machine id: %w", err)
+		}
+		if err := os.WriteFile(next, []byte(id+"\n"), 0o444); err != nil {
+			return fmt.Errorf("write the machine id: %w", err)
+		}
+		if err := os.Rename(next, path); err != nil {
+			return fmt.Errorf("write the machine id: %w", err)
+		}
+	}
+	return nil
+}
+
+// RemoveHostKeys deletes the keys by which an SSH server is known, but for those that keep wants, and tells how many there were.
+func RemoveHostKeys(root string, keep func(path string) bool) (int, error) {
+	const dir = "etc/ssh"
+	entries, err := os.ReadDir(filepath.Join(root, dir))
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("look for SSH host keys: %w", err)
+	}
+	removed := 0
+	for _, e := range entries {
+		name := e.Name()
+		if !strings.HasPrefix(name, "ssh_host_") || !strings.HasSuffix(name, "_key") && !strings.HasSuffix(name, "_key.pub") || keep(dir+"/"+name) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(root, dir, name)); err != nil {
+			return removed, fmt.Errorf("delete an SSH host key: %w", err)
+		}
+		removed++
+	}
+	return removed, nil
+}

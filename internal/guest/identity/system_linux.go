@@ -1,0 +1,51 @@
+package identity
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+)
+
+// System is the microVM that this process runs in.
+type System struct {
+	// Own reports whether a file, whose path has no / at its beginning, is the sandbox's own and not the image's.
+	Own func(path string) bool
+}
+
+// SetClock sets the wall clock, unless it is right already.
+func (System) SetClock(now time.Time) error { return SetClock(now) }
+
+// AddEntropy adds the host's entropy.
+func (System) AddEntropy(entropy []byte) error { return AddEntropy(entropy) }
+
+// SetNames gives the microVM what it is known by.
+func (System) SetNames(r *Report, hostname, machineID string) {
+	r.Pass("hostname", "it is "+hostname, SetHostname("/", hostname))
+	if machineID != "" {
+		r.Pass("machine-id", "it is this sandbox's own", SetMachineID("/", machineID))
+	}
+	network(r, "/sys/class/net")
+}
+
+// RemoveHostKeys deletes SSH host keys that are the image's or, with copied, another sandbox's, and tells how many there were.
+func (s System) RemoveHostKeys(copied bool) (int, error) {
+	return RemoveHostKeys("/", func(path string) bool { return !copied && s.Own(path) })
+}
+
+// network says what there is of a network. No microVM has a device of its own so far but for the loopback device, which only it
+// sees.
+func network(r *Report, class string) {
+	entries, err := os.ReadDir(class)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		r.Pass("network", "", fmt.Errorf("look for network devices: %w", err))
+		return
+	}
+	for _, e := range entries {
+		if e.Name() != "lo" {
+			r.Pass("network", "", fmt.Errorf("nobody gave the device %s an address of its own", e.Name()))
+			return
+		}
+	}
+	r.None("network", "there is no network device")
+}
