@@ -167,8 +167,8 @@ func expectIntact(t *testing.T, s *Store) {
 		t.Fatal(err)
 	}
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), ".") {
-			continue
+		if _, err := hexOf("sha256:" + e.Name()); err != nil {
+			continue // temporary
 		}
 		if digest, err := hashFile(context.Background(), filepath.Join(s.blobDir(), e.Name())); err != nil || digest != "sha256:"+e.Name() {
 			t.Errorf("%s has the digest %s, %v", e.Name(), digest, err)
@@ -181,8 +181,8 @@ func expectCleanAfterPrune(t *testing.T, s *Store) {
 	t.Helper()
 	old := time.Now().Add(-2 * pruneAge)
 	err := filepath.WalkDir(s.blobDir(), func(path string, d fs.DirEntry, err error) error {
-		if err == nil && strings.HasPrefix(d.Name(), ".") {
-			return os.Chtimes(path, old, old)
+		if err == nil && !d.IsDir() {
+			err = os.Chtimes(path, old, old)
 		}
 		return err
 	})

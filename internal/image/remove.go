@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/agentkernel/agentkernel/internal/disk"
@@ -112,8 +111,8 @@ func (s *Store) Prune(inUse func(digest string) bool) (freed int64, err error) {
 		if err != nil || !info.Mode().IsRegular() {
 			continue // gone already, or not ours
 		}
-		if strings.HasPrefix(e.Name(), ".") && time.Since(info.ModTime()) < pruneAge {
-			continue // somebody writes it
+		if _, err := hexOf(digest); err != nil && time.Since(info.ModTime()) < pruneAge {
+			continue // temporary: somebody writes it
 		}
 		n, err := removeFile(filepath.Join(s.blobDir(), e.Name()))
 		if err != nil {
