@@ -37,6 +37,7 @@ test-arm64: setup build ## cross-build the arm64 kernel and boot it under emulat
 	$(BIN) kernel build --arch aarch64 --source $(SOURCE)
 	$(BIN) image build base --arch aarch64
 	$(GO) test -count=1 -v -run 'TestSmoke' ./test/vm -arch aarch64
+	$(GO) test -count=1 -v -run 'TestImageOfAnotherArchitecture' ./test/vm
 
 test-firecracker: ready ## the microVM suites on FIRECRACKER=/path/to/firecracker [JAILER=/path/to/jailer], in an emulated machine where KVM is not good
 	$(GO) test -count=1 -v -timeout 90m ./test/nested -firecracker '$(abspath $(FIRECRACKER))' -jailer '$(abspath $(JAILER))'

@@ -29,6 +29,7 @@ type benchmark struct {
 	n           int // how often, by default; 0: it has no --count
 	memory      string
 	compare     bool // it can be compared with others
+	budgets     bool // it measures what there are budgets for
 	run         func(context.Context, *bench.Env) (bench.Section, error)
 	// flags are its own; they set fields of the Env, which has their defaults then.
 	flags func(*pflag.FlagSet, *bench.Env)
@@ -62,7 +63,7 @@ func benchmarks() []benchmark {
 			flags: func(fs *pflag.FlagSet, e *bench.Env) {
 				fs.DurationVar(&e.Idle, "for", 20*time.Second, "how long it is watched")
 			}},
-		{name: "stress", short: "Time many sandboxes at once: the command stress, as a benchmark", n: 100, compare: true, run: benchStress,
+		{name: "stress", short: "Time many sandboxes at once: the command stress, as a benchmark", n: 100, compare: true, budgets: true, run: benchStress,
 			flags: func(fs *pflag.FlagSet, e *bench.Env) {
 				fs.IntVar(&e.Parallel, "parallel", 2*runtime.NumCPU(), "how many at once")
 			}},
@@ -87,7 +88,7 @@ func benchCommand(e *env) *cobra.Command {
 	for _, b := range benchmarks() {
 		cmd.AddCommand(b.command(e))
 	}
-	cmd.AddCommand(benchAllCommand(e))
+	cmd.AddCommand(benchAllCommand(e), benchBudgetsCommand(e), benchReportCommand(e))
 	return cmd
 }
 
@@ -140,13 +141,13 @@ func (f *benchFlags) apply(ctx context.Context, e *env, be *bench.Env, memory st
 }
 
 func newBenchEnv() *bench.Env {
-	return &bench.Env{Request: client.CreateRequest{Vcpus: new(int)}, Progress: func(int, int) {}}
+	vcpus := 1
+	return &bench.Env{Request: client.CreateRequest{Vcpus: &vcpus}, Progress: func(int, int) {}}
 }
 
 func (b benchmark) command(e *env) *cobra.Command {
 	var f benchFlags
 	be := newBenchEnv()
-	*be.Request.Vcpus = 1
 	cmd := &cobra.Command{
 		Use: b.name, Short: b.short, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
@@ -162,7 +163,11 @@ func (b benchmark) command(e *env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return e.benchReport(cmd.Context(), be, []bench.Section{s})
+			host, err := be.Describe(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return e.benchReport(host, []bench.Section{s})
 		},
 	}
 	fs := cmd.Flags()
@@ -208,12 +213,8 @@ func (e *env) measure(ctx context.Context, b benchmark, be *bench.Env) (bench.Se
 }
 
 // benchReport prints what was measured.
-func (e *env) benchReport(ctx context.Context, be *bench.Env, sections []bench.Section) error {
+func (e *env) benchReport(host bench.Host, sections []bench.Section) error {
 	if e.json {
-		host, err := be.Describe(ctx)
-		if err != nil {
-			return err
-		}
 		return e.printJSON(bench.Report{Format: bench.Format, Time: time.Now().UTC().Truncate(time.Second), Version: app.Version, Host: host, Sections: sections})
 	}
 	for i, s := range sections {
@@ -242,7 +243,7 @@ func (e *env) section(s bench.Section) error {
 	for _, v := range s.Values {
 		fmt.Fprintf(w, "%s\t%s", v.Name, v)
 		if v.AtMost != nil {
-			fmt.Fprintf(w, "\t%s", budget(v))
+			fmt.Fprintf(w, "\t%s: at most %s", verdict(v), bench.Number(*v.AtMost, v.Unit))
 		}
 		fmt.Fprintln(w)
 	}
@@ -255,13 +256,12 @@ func (e *env) section(s bench.Section) error {
 	return nil
 }
 
-// budget says what a number was to be, and whether it is.
-func budget(v bench.Value) string {
-	verdict := "ok"
-	if !v.Met() {
-		verdict = "FAIL"
+// verdict says whether a number is within its budget.
+func verdict(v bench.Value) string {
+	if v.Met() {
+		return "ok"
 	}
-	return fmt.Sprintf("%s: at most %s", verdict, bench.Number(*v.AtMost, v.Unit))
+	return "FAIL"
 }
 
 func (e *env) summaries(rows []bench.Summary) error {

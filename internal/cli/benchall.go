@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -16,51 +17,24 @@ import (
 func benchAllCommand(e *env) *cobra.Command {
 	var f benchFlags
 	var only []string
-	all := benchmarks()
-	names := make([]string, len(all))
-	for i, b := range all {
-		names[i] = b.name
+	var names []string
+	for _, b := range benchmarks() {
+		names = append(names, b.name)
 	}
 	cmd := &cobra.Command{
 		Use: "all", Short: "Measure everything, each with its defaults", Args: cobra.NoArgs,
 		Example: "  agentkernel bench all --compare docker --json >run.json\n  agentkernel bench report run.json -o run.svg",
-		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, name := range only {
 				if !slices.Contains(names, name) {
 					return sandbox.Errorf(sandbox.Invalid, "use some of "+strings.Join(names, ", "), "--only: there is no benchmark %q", name)
 				}
 			}
-			shared := newBenchEnv()
-			closeAll, err := f.apply(cmd.Context(), e, shared, "128M")
+			host, sections, err := e.measureAll(cmd.Context(), &f, func(b benchmark) bool { return len(only) == 0 || slices.Contains(only, b.name) })
 			if err != nil {
 				return err
 			}
-			defer func() { err = errors.Join(err, closeAll()) }()
-			var sections []bench.Section
-			for _, b := range all {
-				if len(only) > 0 && !slices.Contains(only, b.name) {
-					continue
-				}
-				be := *shared
-				be.N = b.n
-				be.Request.Vcpus = new(int)
-				*be.Request.Vcpus = 1
-				if be.Request.MemoryMib, err = b.mebibytes(); err != nil {
-					return err
-				}
-				if b.flags != nil { // for the defaults
-					b.flags(pflag.NewFlagSet(b.name, pflag.ContinueOnError), &be)
-				}
-				if !b.compare {
-					be.Rivals = nil
-				}
-				s, err := e.measure(cmd.Context(), b, &be)
-				if err != nil {
-					return fmt.Errorf("bench %s: %w", b.name, err)
-				}
-				sections = append(sections, s)
-			}
-			return e.benchReport(cmd.Context(), shared, sections)
+			return e.benchReport(host, sections)
 		},
 	}
 	f.register(cmd.Flags(), true)
@@ -68,7 +42,46 @@ func benchAllCommand(e *env) *cobra.Command {
 	return cmd
 }
 
-func (b benchmark) mebibytes() (*int, error) {
+// measureAll runs the benchmarks that are wanted, each with its defaults.
+func (e *env) measureAll(ctx context.Context, f *benchFlags, wanted func(benchmark) bool) (host bench.Host, sections []bench.Section, err error) {
+	shared := newBenchEnv()
+	closeAll, err := f.apply(ctx, e, shared, "0")
+	if err != nil {
+		return host, nil, err
+	}
+	defer func() { err = errors.Join(err, closeAll()) }()
+	if host, err = shared.Describe(ctx); err != nil {
+		return host, nil, err
+	}
+	for _, b := range benchmarks() {
+		if !wanted(b) {
+			continue
+		}
+		be, err := b.defaults(shared)
+		if err != nil {
+			return host, nil, err
+		}
+		s, err := e.measure(ctx, b, be)
+		if err != nil {
+			return host, nil, fmt.Errorf("bench %s: %w", b.name, err)
+		}
+		sections = append(sections, s)
+	}
+	return host, sections, nil
+}
+
+// defaults are what the benchmark works with when nothing else is said.
+func (b benchmark) defaults(shared *bench.Env) (*bench.Env, error) {
+	be := newBenchEnv()
+	be.Client, be.Self, be.Rivals, be.N = shared.Client, shared.Self, shared.Rivals, b.n
+	be.Request.Image, be.Request.Engine = shared.Request.Image, shared.Request.Engine
 	mib, err := mebibytes("--memory", b.memoryOrDefault())
-	return &mib, err
+	be.Request.MemoryMib = &mib
+	if b.flags != nil { // they have the defaults
+		b.flags(pflag.NewFlagSet(b.name, pflag.ContinueOnError), be)
+	}
+	if !b.compare {
+		be.Rivals = nil
+	}
+	return be, err
 }

@@ -27,7 +27,8 @@ type createFlags struct {
 	image, agent, arch, memory, disk, project, config, pull string
 	vcpus                                                   int
 	idleTimeout                                             time.Duration
-	publish, volumes                                        []string
+	publish, volumes, buildArgs                             []string
+	build                                                   bool
 	vsockCID                                                uint32
 }
 
@@ -35,6 +36,8 @@ func (f *createFlags) register(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.StringVar(&f.image, "image", "", "image: a name, a reference such as python:3.12-alpine, or a path (default base)")
 	fs.StringVar(&f.pull, "pull", pullMissing, "when to pull the image from its registry: missing, always, never")
+	fs.BoolVar(&f.build, "build", false, "build the project's Dockerfile (dockerfile in "+configFile+"), which runs what it says in containers on this host")
+	fs.StringArrayVar(&f.buildArgs, "build-arg", nil, "argument of the project's Dockerfile, NAME=VALUE, or NAME to pass on this one's")
 	fs.StringVar(&f.agent, "agent", "", "coding agent: "+strings.Join(sandbox.Agents, ", ")+" (recorded)")
 	fs.IntVar(&f.vcpus, "vcpus", 0, fmt.Sprintf("number of virtual CPUs, 1 to %d (default %d)", sandbox.MaxVCPUs, sandbox.DefaultVCPUs))
 	fs.StringVarP(&f.memory, "memory", "m", "", fmt.Sprintf("memory, such as 512M or 2G (default %dM)", sandbox.DefaultMemoryMiB))
@@ -46,13 +49,14 @@ func (f *createFlags) register(cmd *cobra.Command) {
 	fs.StringArrayVarP(&f.volumes, "volume", "v", nil, "volume to mount in the sandbox: NAME:/path, or NAME:/path:ro to read only (agentkernel volume create NAME makes one)")
 	fs.StringVar(&f.config, "config", "", "configuration file (default "+configFile+" of the project, or of this directory)")
 	fs.StringVar(&f.engine, "engine", "", "what runs the microVM: "+strings.Join(sandbox.Engines, ", ")+" (default auto, or the user's configuration)")
-	fs.StringVar(&f.arch, "arch", "", "architecture of the guest: x86_64 or aarch64 (default: this host's)")
+	fs.StringVar(&f.arch, "arch", "", "architecture of the guest: x86_64 or aarch64 (default: this host's); another than the host's is emulated. --platform linux/arm64 says the same")
+	platformToo(fs)
 }
 
 // request merges flags over the configuration file over defaults. name is the argument, and may be empty when the file has
 // one.
 //
-// An image that is not in the store is pulled.
+// An image that is not in the store is pulled, and the one of a project's Dockerfile is built.
 func (f *createFlags) request(e *env, cmd *cobra.Command, name string) (client.CreateRequest, error) {
 	var req client.CreateRequest
 	file, err := f.load()
@@ -98,7 +102,7 @@ func (f *createFlags) request(e *env, cmd *cobra.Command, name string) (client.C
 	if err != nil {
 		return req, err
 	}
-	if spec.Image, err = e.ensureImage(cmd.Context(), spec.Image, sandbox.Arch(arch), f.pull); err != nil {
+	if spec.Image, err = f.ensureImage(e, cmd, file, spec.Image, sandbox.Arch(arch)); err != nil {
 		return req, err
 	}
 	req = client.CreateRequest{
@@ -114,7 +118,7 @@ func (f *createFlags) request(e *env, cmd *cobra.Command, name string) (client.C
 		req.Agent = &spec.Agent
 	}
 	if f.arch != "" {
-		req.Arch = (*apiv1.CreateRequestArch)(&f.arch)
+		req.Arch = (*apiv1.CreateRequestArch)(&arch)
 	}
 	if spec.VsockCID != 0 || changed("vsock-cid") {
 		cid := int64(spec.VsockCID)
@@ -134,6 +138,21 @@ func (f *createFlags) request(e *env, cmd *cobra.Command, name string) (client.C
 		req.Project = &dir
 	}
 	return req, nil
+}
+
+// ensureImage has the image of a sandbox that is about to be made in the store, and returns its name there.
+func (f *createFlags) ensureImage(e *env, cmd *cobra.Command, file config.File, ref string, arch sandbox.Arch) (string, error) {
+	changed := cmd.Flags().Changed
+	if file.Dockerfile != "" && !changed("image") {
+		if changed("pull") {
+			return "", sandbox.Errorf(sandbox.Invalid, "leave it out; --build builds it again", "--pull is for images of registries, and the image of this project is built from %s", file.Dockerfile)
+		}
+		return e.ensureProjectImage(cmd.Context(), file, f, arch)
+	}
+	if f.build || f.buildArgs != nil {
+		return "", sandbox.Errorf(sandbox.Invalid, "name one as dockerfile under [sandbox] of "+configFile, "there is no Dockerfile to build for this sandbox")
+	}
+	return e.ensureImage(cmd.Context(), ref, arch, f.pull)
 }
 
 // load reads the configuration file: the one that --config names, else the project's, else this directory's, else none.

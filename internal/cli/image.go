@@ -54,7 +54,8 @@ func (e *env) imageNamed(cmd *cobra.Command, f func(context.Context, *image.Stor
 
 // archFlag adds --arch to a command. The returned function gives its value when the command runs.
 func archFlag(cmd *cobra.Command) func() (sandbox.Arch, error) {
-	value := cmd.Flags().String("arch", "", "architecture: x86_64 or aarch64 (default this host's)")
+	value := cmd.Flags().String("arch", "", "architecture: x86_64 or aarch64 (default this host's); --platform linux/arm64 says the same")
+	platformToo(cmd.Flags())
 	return func() (sandbox.Arch, error) {
 		arch, err := kernelArch(*value)
 		return sandbox.Arch(arch), err

@@ -112,16 +112,7 @@ func (e *env) buildDockerfile(ctx context.Context, f *buildFlags, dir string) er
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(e.errOut, "image: building %s with %s\n", o.Dockerfile, b.Name)
-	if o.Dir, err = os.MkdirTemp("", "agentkernel-build-*"); err != nil {
-		return err
-	}
-	defer os.RemoveAll(o.Dir)
-	archive, err := b.Build(ctx, o)
-	if err != nil {
-		return err
-	}
-	list, err := store.Load(ctx, archive, nil, pull)
+	list, err := e.buildWith(ctx, store, b, o, o.Dockerfile, pull)
 	if err != nil {
 		return err
 	}
@@ -131,4 +122,19 @@ func (e *env) buildDockerfile(ctx context.Context, f *buildFlags, dir string) er
 		}
 	}
 	return nil
+}
+
+// buildWith has a builder build an image, and puts it into the store. what is the Dockerfile as the user knows it.
+func (e *env) buildWith(ctx context.Context, store *image.Store, b dockerfile.Builder, o dockerfile.Options, what string, pull image.PullOptions) ([]image.Manifest, error) {
+	fmt.Fprintf(e.errOut, "image: building %s with %s\n", what, b.Name)
+	var err error
+	if o.Dir, err = os.MkdirTemp("", "agentkernel-build-*"); err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(o.Dir)
+	archive, err := b.Build(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return store.Load(ctx, archive, nil, pull)
 }

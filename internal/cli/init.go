@@ -61,6 +61,11 @@ func initName(args []string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find this directory: %w", err)
 	}
+	return nameOfDir(dir), nil
+}
+
+// nameOfDir is a directory's own name, as a sandbox or an image may have it.
+func nameOfDir(dir string) string {
 	name := strings.Trim(notInName().ReplaceAllString(strings.ToLower(filepath.Base(dir)), "-"), "-")
 	if len(name) > sandbox.MaxNameLen {
 		name = strings.Trim(name[:sandbox.MaxNameLen], "-")
@@ -68,5 +73,5 @@ func initName(args []string) (string, error) {
 	if name == "" {
 		name = "my-project"
 	}
-	return name, nil
+	return name
 }

@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/agentkernel/agentkernel/internal/kernel"
 	"github.com/agentkernel/agentkernel/internal/paths"
@@ -79,7 +81,21 @@ func kernelArch(s string) (kernel.Arch, error) {
 	if s == "" {
 		return kernel.HostArch()
 	}
+	// As docker's --platform has it: linux/arm64, linux/arm64/v8.
+	if platform, ok := strings.CutPrefix(s, "linux/"); ok {
+		s = strings.TrimSuffix(platform, "/v8")
+	}
 	return kernel.ParseArch(s)
+}
+
+// platformToo lets --platform, as docker calls it, be another name of --arch.
+func platformToo(fs *pflag.FlagSet) {
+	fs.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if name == "platform" {
+			name = "arch"
+		}
+		return pflag.NormalizedName(name)
+	})
 }
 
 func kernelListCommand(e *env) *cobra.Command {

@@ -86,7 +86,7 @@ func TestParseErrors(t *testing.T) {
 		"syntax":               {"[sandbox]\nname = \n", "f:2:"},
 		"twice":                {"[sandbox]\nname = 'a'\nname = 'b'", "f:3:1: "},
 		"not UTF-8":            {"[sandbox]\nname = '\xff'", "f:2:9: "},
-		"deep key":             {"[sandbox]\n" + strings.Repeat("a.", 30000) + "a = 1", `f:2:1: unknown key "a" in [sandbox]; valid keys are name, rootfs, idle_timeout`},
+		"deep key":             {"[sandbox]\n" + strings.Repeat("a.", 30000) + "a = 1", `f:2:1: unknown key "a" in [sandbox]; valid keys are name, rootfs, dockerfile, idle_timeout`},
 		"deep array":           {"[sandbox]\nname = " + strings.Repeat("[", 5000) + strings.Repeat("]", 5000), `f:2:1: name must be a string, such as name = "my-project", and not an array`},
 		"too large":            {strings.Repeat("#\n", maxSize), "f: it has more than 65536 bytes"},
 	} {
@@ -193,20 +193,33 @@ func TestLoad(t *testing.T) {
 			t.Errorf("%s: %+v, %v; want rootfs %s", path, f, err, rootfs)
 		}
 	}
+	write("build/Dockerfile", "FROM scratch")
+	link(outside, "build/out")
+	f, err := Load(write("docker.toml", "[sandbox]\ndockerfile='build/../build/Dockerfile'"))
+	if err != nil || f.Dockerfile != filepath.Join(real, "build/Dockerfile") || f.Dir != real {
+		t.Errorf("%+v, %v", f, err)
+	}
 	for path, want := range map[string]string{
-		link(outside, "out.toml"):      "out.toml: ",
-		link("/dev/zero", "zero.toml"): "zero.toml: ",
-		link("loop.toml", "loop.toml"): "loop.toml: ",
-		fifo:                           "fifo: it is not a regular file",
-		project:                        "", // a directory
-		write("big.toml", strings.Repeat("#", maxSize)+"\n"):         "big.toml: it has more than 65536 bytes",
-		write("e.toml", "[sandbox]\nrootfs='images/out.ext4'"):       `e.toml:2:8: rootfs "images/out.ext4" cannot be used`,
-		write("f.toml", "[sandbox]\nrootfs='./images'"):              `f.toml:2:8: rootfs "./images" is not a regular file`,
-		write("g.toml", "[sandbox]\nrootfs='./fifo'"):                `g.toml:2:8: rootfs "./fifo" is not a regular file`,
-		write("typo.toml", "[sandbox]\nrootfs='images/none'"):        `typo.toml:2:8: rootfs "images/none": there is no such file`,
-		write("local.toml", "[sandbox]\nrootfs='docker://secret'"):   `local.toml:2:8: rootfs "docker://secret" is of another program's store`,
-		write("h.toml", "[sandbox]\nrootfs='./images/none'"):         `h.toml:2:8: rootfs "./images/none": there is no such file`,
-		write("i.toml", "[sandbox]\nrootfs='./images/my.ext4/more'"): `i.toml:2:8: rootfs "./images/my.ext4/more" cannot be used`,
+		write("both.toml", "[sandbox]\nrootfs='base'\ndockerfile='build/Dockerfile'"): "both.toml:3:12: rootfs and dockerfile both",
+		write("above.toml", "[sandbox]\ndockerfile='../Dockerfile'"):                  "above.toml:2:12: dockerfile \"../Dockerfile\" is outside",
+		write("absolute.toml", "[sandbox]\ndockerfile='/etc/passwd'"):                 "absolute.toml:2:12: dockerfile \"/etc/passwd\" is outside",
+		write("linked.toml", "[sandbox]\ndockerfile='build/out'"):                     "linked.toml:2:12: dockerfile \"build/out\" cannot be used",
+		write("gone.toml", "[sandbox]\ndockerfile='Dockerfile'"):                      "gone.toml:2:12: dockerfile \"Dockerfile\": there is no such file",
+		write("fifo.toml", "[sandbox]\ndockerfile='fifo'"):                            "fifo.toml:2:12: dockerfile \"fifo\" is not a regular file",
+		write("empty.toml", "[sandbox]\ndockerfile=''"):                               "empty.toml:2:12: dockerfile is empty",
+		link(outside, "out.toml"):                                                     "out.toml: ",
+		link("/dev/zero", "zero.toml"):                                                "zero.toml: ",
+		link("loop.toml", "loop.toml"):                                                "loop.toml: ",
+		fifo:                                                                          "fifo: it is not a regular file",
+		project:                                                                       "", // a directory
+		write("big.toml", strings.Repeat("#", maxSize)+"\n"):                          "big.toml: it has more than 65536 bytes",
+		write("e.toml", "[sandbox]\nrootfs='images/out.ext4'"):                        `e.toml:2:8: rootfs "images/out.ext4" cannot be used`,
+		write("f.toml", "[sandbox]\nrootfs='./images'"):                               `f.toml:2:8: rootfs "./images" is not a regular file`,
+		write("g.toml", "[sandbox]\nrootfs='./fifo'"):                                 `g.toml:2:8: rootfs "./fifo" is not a regular file`,
+		write("typo.toml", "[sandbox]\nrootfs='images/none'"):                         `typo.toml:2:8: rootfs "images/none": there is no such file`,
+		write("local.toml", "[sandbox]\nrootfs='docker://secret'"):                    `local.toml:2:8: rootfs "docker://secret" is of another program's store`,
+		write("h.toml", "[sandbox]\nrootfs='./images/none'"):                          `h.toml:2:8: rootfs "./images/none": there is no such file`,
+		write("i.toml", "[sandbox]\nrootfs='./images/my.ext4/more'"):                  `i.toml:2:8: rootfs "./images/my.ext4/more" cannot be used`,
 	} {
 		f, err := Load(path)
 		if sandbox.KindOf(err) != sandbox.Invalid || !strings.Contains(err.Error(), want) || f != (File{}) {

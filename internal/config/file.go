@@ -8,12 +8,15 @@ import (
 
 // File is what an agentkernel.toml says. The zero value of a field means that the file does not have that key.
 type File struct {
-	Name      string // [sandbox] name
-	Rootfs    string // [sandbox] rootfs: image name, or path of a file; Load makes a path absolute
-	Agent     string // [agent] preferred, one of sandbox.Agents
-	VCPUs     int    // [resources] vcpus
-	MemoryMiB int    // [resources] memory_mb
-	DiskMiB   int    // [resources] disk_mb
+	Name   string // [sandbox] name
+	Rootfs string // [sandbox] rootfs: image name, or path of a file; Load makes a path absolute
+	// Dockerfile, [sandbox] dockerfile, is the path of what the image is built from; Load makes it absolute. Not with Rootfs.
+	Dockerfile string
+	Dir        string // of the file: the project, absolute and without symbolic links; set by Load
+	Agent      string // [agent] preferred, one of sandbox.Agents
+	VCPUs      int    // [resources] vcpus
+	MemoryMiB  int    // [resources] memory_mb
+	DiskMiB    int    // [resources] disk_mb
 
 	IdleTimeoutMs int64  // [sandbox] idle_timeout
 	VsockCID      uint32 // [network] vsock_cid
@@ -57,6 +60,8 @@ func Template(name, agent, image string) []byte {
 # Name of an image (agentkernel image ls), a reference to a container image such as python:3.12-alpine or
 # ghcr.io/owner/name:tag, or path of an image file in this directory.
 ` + line("rootfs", image, sandbox.DefaultImage) + `
+# Or a Dockerfile in this directory, to build the image from: agentkernel create --build
+# dockerfile = "Dockerfile"
 # Stop the sandbox when nothing happened in it for so long.
 # idle_timeout = "30m"
 

@@ -14,7 +14,7 @@ import (
 )
 
 // Load reads the file at path, whose directory is the project. A symbolic link is followed only while it stays in that
-// directory, for the file itself and for what rootfs names; what is not a regular file is never opened for longer than it
+// directory, for the file itself and for what rootfs and dockerfile name; what is not a regular file is never opened for longer than it
 // takes to see that. The error is a *sandbox.Error: NotFound when there is no file, else Invalid.
 func Load(path string) (File, error) {
 	dir, err := filepath.Abs(filepath.Dir(path))
@@ -31,16 +31,32 @@ func Load(path string) (File, error) {
 		return File{}, openError(path, err)
 	}
 	f, places, problems := parse(data, path, projectSchema())
+	wrong := func(key, reason string) {
+		at := places.value([]string{"sandbox", key})
+		problems = Problems{{File: path, Line: at.Line, Column: at.Column, Message: reason}}
+	}
 	if len(problems) == 0 && isPath(f.Rootfs) && !isReference(root, f.Rootfs) {
-		rootfs, reason := findRootfs(root, dir, f.Rootfs)
-		if reason != "" {
-			at := places.value([]string{"sandbox", "rootfs"})
-			problems = Problems{{File: path, Line: at.Line, Column: at.Column, Message: reason}}
+		var reason string
+		if f.Rootfs, reason = findFile(root, dir, "rootfs", f.Rootfs, "an erofs, squashfs or ext4 image"); reason != "" {
+			wrong("rootfs", reason)
 		}
-		f.Rootfs = rootfs
+	}
+	if len(problems) == 0 && f.Dockerfile != "" {
+		var reason string
+		if f.Rootfs != "" {
+			reason = "rootfs and dockerfile both say what the image is; leave one of them out"
+		} else {
+			f.Dockerfile, reason = findFile(root, dir, "dockerfile", f.Dockerfile, "a Dockerfile")
+		}
+		if reason != "" {
+			wrong("dockerfile", reason)
+		}
 	}
 	if err := problems.err(); err != nil {
 		return File{}, err
+	}
+	if f.Dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return File{}, openError(path, err)
 	}
 	return f, nil
 }
@@ -88,28 +104,29 @@ func isReference(root *os.Root, name string) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
 }
 
-// findRootfs returns the absolute path of an image file of the project, without symbolic links, or what is wrong with it.
-func findRootfs(root *os.Root, dir, name string) (path, reason string) {
+// findFile returns the absolute path of a file of the project that a key names, without symbolic links, or what is wrong with it.
+// what says what it has to be.
+func findFile(root *os.Root, dir, key, name, what string) (path, reason string) {
 	info, err := root.Stat(name) // an error when a link leads out
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return "", fmt.Sprintf("rootfs %q: there is no such file in %s", name, dir)
+		return "", fmt.Sprintf("%s %q: there is no such file in %s", key, name, dir)
 	case err != nil:
-		return "", fmt.Sprintf("rootfs %q cannot be used: %v", name, pathCause(err))
+		return "", fmt.Sprintf("%s %q cannot be used: %v", key, name, pathCause(err))
 	case !info.Mode().IsRegular():
-		return "", fmt.Sprintf("rootfs %q is not a regular file; give the path of an erofs, squashfs or ext4 image", name)
+		return "", fmt.Sprintf("%s %q is not a regular file; give the path of %s", key, name, what)
 	}
 	path, err = filepath.EvalSymlinks(filepath.Join(dir, name))
 	if err != nil {
-		return "", fmt.Sprintf("rootfs %q cannot be used: %v", name, pathCause(err))
+		return "", fmt.Sprintf("%s %q cannot be used: %v", key, name, pathCause(err))
 	}
 	// The answer above was the kernel's; this is about the name that is handed on.
 	base, err := filepath.EvalSymlinks(dir)
 	if err != nil {
-		return "", fmt.Sprintf("rootfs %q cannot be used: %v", name, pathCause(err))
+		return "", fmt.Sprintf("%s %q cannot be used: %v", key, name, pathCause(err))
 	}
 	if rel, err := filepath.Rel(base, path); err != nil || !filepath.IsLocal(rel) {
-		return "", fmt.Sprintf("rootfs %q is outside of %s", name, dir)
+		return "", fmt.Sprintf("%s %q is outside of %s", key, name, dir)
 	}
 	return path, ""
 }

@@ -18,6 +18,7 @@ func projectSchema() schema[File] {
 		{"sandbox", []key[File]{
 			{"name", "my-project", setName},
 			{"rootfs", sandbox.DefaultImage, setRootfs},
+			{"dockerfile", "Dockerfile", setDockerfile},
 			{"idle_timeout", "30m", setIdleTimeout},
 		}},
 		{"agent", []key[File]{
@@ -51,6 +52,20 @@ func setRootfs(f *File, value any) string {
 		return fmt.Sprintf("rootfs %q is of another program's store on this host; a project cannot choose that, so give it with --image", s)
 	case isPath(s) && !filepath.IsLocal(s):
 		return fmt.Sprintf("rootfs %q is outside of this directory; give a path below it, or the name of an image", s)
+	}
+	return ""
+}
+
+func setDockerfile(f *File, value any) string {
+	s := value.(string)
+	f.Dockerfile = s
+	switch {
+	case s == "":
+		return "dockerfile is empty; give the path of a Dockerfile, or leave it out"
+	case len(s) > 1024 || strings.ContainsFunc(s, unicode.IsControl):
+		return fmt.Sprintf("dockerfile %.40q is not a path", s)
+	case !filepath.IsLocal(s):
+		return fmt.Sprintf("dockerfile %q is outside of this directory; give a path below it", s)
 	}
 	return ""
 }

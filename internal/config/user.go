@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/agentkernel/agentkernel/internal/sandbox"
@@ -19,6 +20,22 @@ type User struct {
 	RequireJailer bool
 	// Mirrors of registries, which are tried first: registry=mirror pairs with commas between them.
 	Mirrors string
+	// AllowProjects are directories, with commas between them, whose projects may have their Dockerfiles built without a question.
+	AllowProjects string
+}
+
+// MayBuild reports whether the project in a directory (absolute, without symbolic links) is one of AllowProjects, or below one.
+func (u User) MayBuild(project string) bool {
+	for dir := range strings.SplitSeq(u.AllowProjects, ",") {
+		dir, err := filepath.EvalSymlinks(strings.TrimSpace(dir))
+		if err != nil {
+			continue // one that is gone allows nothing
+		}
+		if rel, err := filepath.Rel(dir, project); err == nil && filepath.IsLocal(rel) {
+			return true
+		}
+	}
+	return false
 }
 
 func userSchema() schema[User] {
@@ -35,6 +52,17 @@ func userSchema() schema[User] {
 		{"security", []key[User]{
 			{"require_jailer", true, func(u *User, value any) string {
 				u.RequireJailer = value.(bool)
+				return ""
+			}},
+		}},
+		{"build", []key[User]{
+			{"allow_projects", "/home/me/work, /home/me/project", func(u *User, value any) string {
+				u.AllowProjects = value.(string)
+				for dir := range strings.SplitSeq(u.AllowProjects, ",") {
+					if !filepath.IsAbs(strings.TrimSpace(dir)) {
+						return fmt.Sprintf("allow_projects %.80q is not an absolute path of a directory, with commas between several", value)
+					}
+				}
 				return ""
 			}},
 		}},

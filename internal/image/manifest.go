@@ -42,6 +42,8 @@ type Manifest struct {
 	Config *sandbox.ImageConfig `json:"config,omitempty"`
 	// Origin is the container image that it was made from, if it was.
 	Origin *Origin `json:"origin,omitempty"`
+	// BuildKey is PutOptions.BuildKey.
+	BuildKey string `json:"build_key,omitempty"`
 }
 
 // Origin is a container image that an image of the store was made from.

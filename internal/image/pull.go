@@ -23,6 +23,8 @@ type PullOptions struct {
 	Name   string // in the store; empty for the image's own
 	Format string // as PutOptions has it
 	Level  int
+	// BuildKey as PutOptions has it; for Load.
+	BuildKey string
 	// MaxBytes bounds an image, unpacked; 0 for the default.
 	MaxBytes int64
 	// Always asks the registry whether the name stands for another image by now, although there is one in the store.
@@ -134,7 +136,7 @@ func (s *Store) Load(ctx context.Context, path string, stdin io.Reader, o PullOp
 		if name == "" {
 			return list, sandbox.Errorf(sandbox.Invalid, "name it with --name", "the image in %s has no name", path)
 		}
-		put := PutOptions{Name: name, Arch: o.Arch, Format: o.Format, Level: o.Level}
+		put := PutOptions{Name: name, Arch: o.Arch, Format: o.Format, Level: o.Level, BuildKey: o.BuildKey}
 		if err := put.check(); err != nil {
 			return list, err
 		}
@@ -202,7 +204,7 @@ func (s *Store) alias(ctx context.Context, img *oci.Image, put PutOptions) (m Ma
 		return m, false, nil
 	}
 	m = same
-	m.Name, m.Source, m.Config, m.Origin = put.Name, put.Source, put.Config, put.Origin
+	m.Name, m.Source, m.Config, m.Origin, m.BuildKey = put.Name, put.Source, put.Config, put.Origin, put.BuildKey
 	m.Origin.Layers = same.Origin.Layers
 	return m, true, s.writeManifest(m)
 }
@@ -223,6 +225,33 @@ func (s *Store) same(ctx context.Context, img *oci.Image, put PutOptions) (Manif
 		return Manifest{}, false
 	}
 	return images[i], true
+}
+
+// ByBuildKey finds an image that was built from what a key stands for, and gives it a name as well.
+func (s *Store) ByBuildKey(ctx context.Context, key, name string, arch sandbox.Arch) (m Manifest, ok bool, err error) {
+	unlock, err := s.Hold(ctx)
+	if err != nil {
+		return m, false, err
+	}
+	defer unlock()
+	images, _, err := s.List()
+	if err != nil {
+		return m, false, err
+	}
+	for _, m := range images {
+		if m.BuildKey != key || m.Arch != arch {
+			continue
+		}
+		if _, err := s.OpenDigest(ctx, m.Digest); err != nil {
+			continue
+		}
+		if m.Name == name {
+			return m, true, nil
+		}
+		m.Name = name
+		return m, true, s.writeManifest(m)
+	}
+	return m, false, nil
 }
 
 // lockName takes the lock of a name.

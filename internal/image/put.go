@@ -26,6 +26,8 @@ type PutOptions struct {
 	Source string               // for people: what it was made from
 	Config *sandbox.ImageConfig // may be nil
 	Origin *Origin              // may be nil
+	// BuildKey stands for all that the image was built from, so that the same need not be built again (ByBuildKey); may be empty.
+	BuildKey string
 	// BuildTime is written into the file system: the same tree gives the same bytes only with the same time.
 	BuildTime time.Time
 }
@@ -74,7 +76,7 @@ func (s *Store) PutTree(ctx context.Context, root *tree.Node, o PutOptions) (Man
 	_, err := s.putFile(ctx, write, func(b blob) error {
 		m = Manifest{
 			Version: manifestVersion, Name: o.Name, Arch: o.Arch, Digest: b.digest, FS: b.fs, Size: b.size,
-			Created: time.Now().UTC().Truncate(time.Second), Source: o.Source, Config: o.Config, Origin: o.Origin, Level: o.Level,
+			Created: time.Now().UTC().Truncate(time.Second), Source: o.Source, Config: o.Config, Origin: o.Origin, Level: o.Level, BuildKey: o.BuildKey,
 		}
 		return s.writeManifest(m)
 	})

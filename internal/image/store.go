@@ -77,16 +77,19 @@ func (s *Store) Get(name string, arch sandbox.Arch) (Manifest, error) {
 		return Manifest{}, err
 	}
 	var others []string
+	hint := buildHint(name, arch)
 	for _, m := range images {
 		if m.Arch == arch {
 			others = append(others, m.Name)
+		} else if slices.Contains(names, m.Name) {
+			hint = fmt.Sprintf("there is one for %s, which --arch %s asks for; %s", m.Arch, m.Arch, hint)
 		}
 	}
 	have := "none is there yet"
 	if len(others) > 0 {
 		have = "there are " + strings.Join(others, ", ")
 	}
-	return Manifest{}, sandbox.Errorf(sandbox.NotFound, buildHint(name, arch), "there is no image %q for %s; %s", name, arch, have)
+	return Manifest{}, sandbox.Errorf(sandbox.NotFound, hint, "there is no image %q for %s; %s", name, arch, have)
 }
 
 func buildHint(name string, arch sandbox.Arch) string {

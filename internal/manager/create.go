@@ -19,7 +19,7 @@ const (
 )
 
 // Create makes a sandbox: its record, its empty upper disk, and the disk with its project. The record's Warnings say what
-// of the project was left out.
+// of the project was left out, and that a guest of another architecture is slow.
 func (m *Manager) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Record, error) {
 	if spec.Arch == "" {
 		spec.Arch = m.d.HostArch
@@ -88,6 +88,9 @@ func (m *Manager) create(ctx context.Context, spec sandbox.Spec) (rec sandbox.Re
 	rec = sandbox.Record{
 		Version: sandbox.RecordVersion, ID: newID(), Spec: spec, State: sandbox.Created, Image: image, CreatedAt: time.Now().UTC(),
 	}
+	if spec.Arch != m.d.HostArch {
+		rec.Warnings = append(rec.Warnings, fmt.Sprintf("it is for %s and this host is %s: qemu-system-%s emulates every instruction of it, which is many times slower", spec.Arch, m.d.HostArch, spec.Arch))
+	}
 	dir, err := m.d.Store.Stage(rec.ID)
 	if err != nil {
 		return rec, err
@@ -101,10 +104,11 @@ func (m *Manager) create(ctx context.Context, spec sandbox.Spec) (rec sandbox.Re
 		return rec, fmt.Errorf("make the disk of sandbox %q: %w", spec.Name, err)
 	}
 	if spec.Project != "" {
-		rec.Warnings, err = m.d.PackProject(ctx, spec.Project, filepath.Join(dir, workspaceFile))
+		left, err := m.d.PackProject(ctx, spec.Project, filepath.Join(dir, workspaceFile))
 		if err != nil {
 			return rec, fmt.Errorf("copy the project %s: %w", spec.Project, err)
 		}
+		rec.Warnings = append(rec.Warnings, left...)
 	}
 	return rec, m.d.Store.Commit(rec)
 }

@@ -132,6 +132,9 @@ func (e *Engine) prepare(ctx context.Context, spec sandbox.MachineSpec) (*comman
 	}
 	cmd := &command{bin: bin, accel: c.accel, spec: spec, legacy: spec.Arch == sandbox.X8664 && !spec.Kernel.LAPICTimer}
 	if spec.From != nil {
+		if err := e.fits(*spec.From, bin, c); err != nil {
+			return nil, err
+		}
 		cmd.use, cmd.memory, cmd.legacy = restores, filepath.Join(spec.From.Dir, memoryFile), spec.From.Variant == legacyTimers
 	}
 	if cmd.slots, err = spec.Slots(); err != nil {

@@ -28,9 +28,6 @@ func (e *Engine) Finish(ctx context.Context, spec sandbox.MachineSpec, saved san
 	if len(saved.Files) != 1 || saved.Files[0] != streamFile {
 		return saved, fmt.Errorf("finish a saved microVM: it is not one that was just saved: %q", saved.Files)
 	}
-	if err := e.Restorable(ctx, saved); err != nil {
-		return saved, err
-	}
 	unused := saved // its disks are as they were to the driver in the guest, and none has a file
 	unused.Disks = slices.Clone(saved.Disks)
 	for i := range unused.Disks {
@@ -51,11 +48,7 @@ func (e *Engine) Finish(ctx context.Context, spec sandbox.MachineSpec, saved san
 
 func (e *Engine) finish(ctx context.Context, cmd *command) error {
 	dir := cmd.spec.From.Dir
-	stream, err := os.Open(filepath.Join(dir, streamFile))
-	if err != nil {
-		return err
-	}
-	defer stream.Close()
+	stream := filepath.Join(dir, streamFile)
 	memory, err := createEmpty(cmd.memory)
 	if err != nil {
 		return err
@@ -77,7 +70,7 @@ func (e *Engine) finish(ctx context.Context, cmd *command) error {
 			return err
 		}
 	}
-	if err := os.Remove(stream.Name()); err != nil {
+	if err := os.Remove(stream); err != nil {
 		return err
 	}
 	return syncDir(dir)
@@ -96,8 +89,8 @@ func syncDir(path string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// convert runs the QEMU.
-func (e *Engine) convert(ctx context.Context, cmd *command, stream io.Reader, state io.Writer) (err error) {
+// convert runs the QEMU, which reads the stream and writes the state.
+func (e *Engine) convert(ctx context.Context, cmd *command, stream string, state io.Writer) (err error) {
 	// The kernel ends a child with the thread that has started it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -105,15 +98,15 @@ func (e *Engine) convert(ctx context.Context, cmd *command, stream io.Reader, st
 	if err != nil {
 		return err
 	}
-	incoming, feed, err := os.Pipe()
+	said, output, err := os.Pipe()
 	if err != nil {
 		return errors.Join(fmt.Errorf("make a pipe: %w", err), monitor.Close(), monitorEnd.Close())
 	}
-	said, output, err := os.Pipe()
+	feed, incoming, err := feedFrom(stream)
 	if err != nil {
-		return errors.Join(fmt.Errorf("make a pipe: %w", err), monitor.Close(), monitorEnd.Close(), incoming.Close(), feed.Close())
+		return errors.Join(err, monitor.Close(), monitorEnd.Close(), said.Close(), output.Close())
 	}
-	widen(feed)
+	defer feed.end()
 	start := process.Spec{
 		Path: cmd.bin.path, Args: append([]string{cmd.bin.path}, cmd.args()...), Dir: cmd.spec.From.Dir, Env: environment(),
 		Output: output, Files: []*os.File{monitorEnd, incoming},
@@ -122,7 +115,7 @@ func (e *Engine) convert(ctx context.Context, cmd *command, stream io.Reader, st
 	proc, err := process.Start(start)
 	closeAll([]*os.File{monitorEnd, incoming, output})
 	if err != nil {
-		return errors.Join(err, monitor.Close(), feed.Close(), said.Close())
+		return errors.Join(err, monitor.Close(), said.Close())
 	}
 	var words []byte // QEMU's, bounded
 	heard := make(chan struct{})
@@ -130,12 +123,6 @@ func (e *Engine) convert(ctx context.Context, cmd *command, stream io.Reader, st
 		defer close(heard)
 		words, _ = io.ReadAll(io.LimitReader(said, 4096))
 		_, _ = io.Copy(io.Discard, said)
-	}()
-	fed := make(chan struct{})
-	go func() {
-		defer close(fed)
-		_, _ = io.Copy(feed, stream) // a QEMU that reads no further says why
-		feed.Close()
 	}()
 	m := newMigration()
 	q := newQMP(monitor, func(name string, data json.RawMessage) {
@@ -149,11 +136,8 @@ func (e *Engine) convert(ctx context.Context, cmd *command, stream io.Reader, st
 		}
 		return m.save(ctx, q, state, maxDeviceBytes, false)
 	}()
-	// It ends by itself when it could not load: what it says last is worth waiting for.
 	err = errors.Join(err, vmm.KillAndWait(ctx, name, proc))
 	q.close()
-	feed.Close()
-	<-fed
 	<-heard
 	said.Close()
 	if err != nil && ctx.Err() == nil {

@@ -183,11 +183,14 @@ func (m *machine) Paused(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	running, err := isRunning(ctx, q)
-	if err != nil {
+	var now status
+	if err := q.execute(ctx, "query-status", &now); err != nil {
 		return false, fmt.Errorf("ask QEMU whether its guest runs: %w", err)
 	}
-	return !running, nil
+	if !now.Running {
+		m.setPausing(true) // it may have been an earlier process of ours that halted them
+	}
+	return !now.Running, nil
 }
 
 // Resume lets the vCPUs go on.

@@ -12,10 +12,8 @@ import (
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
 
-// Restorable compares what has made a saved state with what would restore it. A QEMU reads what another version has written only
-// for machine types that have a version, of which those of microVMs are none.
+// Restorable says whether Launch would take the saved state: its files are not looked at.
 func (e *Engine) Restorable(ctx context.Context, saved sandbox.SavedState) error {
-	const hint = "boot anew, and take another"
 	if saved.Engine != engineName {
 		return sandbox.Errorf(sandbox.Invalid, "", "the saved state is one of %s, which QEMU cannot restore", saved.Engine)
 	}
@@ -23,22 +21,29 @@ func (e *Engine) Restorable(ctx context.Context, saved sandbox.SavedState) error
 	if err != nil {
 		return err
 	}
-	if bin.build != saved.Version {
-		return sandbox.Errorf(sandbox.Unavailable, hint, "the saved state is one of QEMU %s, and here is %s", saved.Version, bin.build)
-	}
 	c, err := e.choose(ctx, saved.Arch)
 	if err != nil {
 		return err
 	}
+	return e.fits(saved, bin, c)
+}
+
+// fits compares what has made a saved state with what would restore it. A QEMU reads what another version has written only for
+// machine types that have a version, of which those of microVMs are none: so it must be the same build.
+func (e *Engine) fits(saved sandbox.SavedState, bin binary, c choice) error {
+	const hint = "take another, of a microVM that was booted here"
+	if bin.build != saved.Version {
+		return sandbox.Errorf(sandbox.Unavailable, hint, "the saved state was taken by QEMU %s, and this is QEMU %s", saved.Version, bin.build)
+	}
 	if c.accel != saved.Accelerator {
-		return sandbox.Errorf(sandbox.Unavailable, hint, "the saved state is one of the accelerator %s, and here it would be %s: %s", saved.Accelerator, c.accel, c.reason)
+		return sandbox.Errorf(sandbox.Unavailable, hint, "the saved state is one of the accelerator %s, and here it would be %s (%s)", saved.Accelerator, c.accel, c.reason)
 	}
 	cpu, err := e.cpu(saved.Arch, c.accel)
 	if err != nil {
 		return err
 	}
 	if !alike(saved.CPU, cpu) {
-		return sandbox.Errorf(sandbox.Unavailable, hint, "the saved state needs another CPU than this host's: it was taken on %q, and this is %q", saved.CPU, cpu)
+		return sandbox.Errorf(sandbox.Unavailable, hint, "the saved state needs another CPU: it was taken on %q, and this is %q", saved.CPU, cpu)
 	}
 	return nil
 }
@@ -49,8 +54,16 @@ type feed struct {
 	done chan struct{}
 }
 
-// feedFrom begins to write all of r into a pipe, and closes both in the end. It returns the end to read from.
-func feedFrom(r io.ReadCloser) (*feed, *os.File, error) {
+// feedFrom begins to write all of a file into a pipe. It returns the end to read from.
+func feedFrom(path string) (*feed, *os.File, error) {
+	r, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	// QEMU does not notice the end of a pipe that nothing was in.
+	if info, err := r.Stat(); err != nil || info.Size() == 0 {
+		return nil, nil, errors.Join(err, r.Close(), fmt.Errorf("the file %s is empty", path))
+	}
 	out, into, err := os.Pipe()
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("make a pipe: %w", err), r.Close())
@@ -80,18 +93,21 @@ func openState(cmd *command) (*feed, *os.File, error) {
 	}
 	memory, err := os.Stat(cmd.memory)
 	if err != nil {
-		return nil, nil, fmt.Errorf("restore a microVM: %w", err)
+		return nil, nil, sandbox.Errorf(sandbox.Failure, damaged, "restore a microVM: %w", err)
 	}
 	// QEMU itself maps a file that is too short, and dies at the first access beyond its end.
 	if want := int64(cmd.spec.MemoryMiB) << 20; memory.Size() != want {
-		return nil, nil, sandbox.Errorf(sandbox.Failure, "the saved state is damaged: take another", "restore a microVM: the file of its memory has %d bytes instead of %d", memory.Size(), want)
+		return nil, nil, sandbox.Errorf(sandbox.Failure, damaged, "restore a microVM: the file of its memory has %d bytes instead of %d", memory.Size(), want)
 	}
-	f, err := os.Open(filepath.Join(saved.Dir, stateFile))
+	f, out, err := feedFrom(filepath.Join(saved.Dir, stateFile))
 	if err != nil {
-		return nil, nil, fmt.Errorf("restore a microVM: %w", err)
+		return nil, nil, sandbox.Errorf(sandbox.Failure, damaged, "restore a microVM: %w", err)
 	}
-	return feedFrom(f)
+	return f, out, nil
 }
+
+// damaged is what to do about a saved state that cannot be right.
+const damaged = "the saved state is damaged: take another"
 
 // restoredDisk is a disk in a restored microVM.
 type restoredDisk struct {
@@ -126,13 +142,13 @@ func (m *machine) GuestDisks() []sandbox.GuestDisk {
 // restore has QEMU load the devices, and lets the guest go on. On error QEMU is gone.
 func (m *machine) restore(ctx context.Context, cmd *command) error {
 	err := m.migration.load(ctx, m.monitor, stateFD, false)
-	for _, d := range m.disks {
+	if err == nil {
+		err = m.monitor.execute(ctx, "cont", nil)
+	}
+	for _, d := range m.disks { // not earlier: QEMU takes the files into use when the guest goes on
 		if err == nil && d.SizeBytes != d.was && !d.Rebind {
 			err = m.monitor.run(ctx, qmpCommand{Execute: "block_resize", Arguments: map[string]any{"node-name": d.Role, "size": d.SizeBytes}}, nil)
 		}
-	}
-	if err == nil {
-		err = m.monitor.execute(ctx, "cont", nil)
 	}
 	if err == nil {
 		return nil

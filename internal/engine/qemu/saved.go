@@ -41,11 +41,17 @@ func (m *machine) Save(ctx context.Context, dir string) (saved sandbox.SavedStat
 	if err != nil {
 		return saved, err
 	}
-	if facts.running {
+	if facts.status.Running {
 		return saved, errors.New("it is not paused")
 	}
 	if m.Rec.Disks == nil {
 		return saved, sandbox.Errorf(sandbox.Conflict, "stop it and start it again", "it was started by an agentkernel that could not save microVMs")
+	}
+	m.setPausing(true) // an earlier process of ours may have paused it
+	if facts.status.Status == afterMigration {
+		if err := step(ctx, q); err != nil {
+			return saved, err
+		}
 	}
 	f, err := os.OpenFile(filepath.Join(dir, streamFile), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -75,9 +81,9 @@ func (m *machine) Save(ctx context.Context, dir string) (saved sandbox.SavedStat
 // facts are what a QEMU says of itself, which may be one that an earlier process of ours has launched.
 type facts struct {
 	build       string // as in binary
-	running     bool   // the guest
-	memoryBytes int64  // of the guest
-	legacy      bool   // as in command
+	status      status
+	memoryBytes int64 // of the guest
+	legacy      bool  // as in command
 }
 
 func askFacts(ctx context.Context, q *qmp) (f facts, err error) {
@@ -92,7 +98,7 @@ func askFacts(ctx context.Context, q *qmp) (f facts, err error) {
 	if version.Package != "" {
 		f.build += fmt.Sprintf(" (%.200s)", version.Package)
 	}
-	if f.running, err = isRunning(ctx, q); err != nil {
+	if err := q.execute(ctx, "query-status", &f.status); err != nil {
 		return f, err
 	}
 	var memory struct {
@@ -122,9 +128,21 @@ func hasLegacyTimers(ctx context.Context, q *qmp) (bool, error) {
 	return pit != "off", err
 }
 
-// isRunning asks whether the vCPUs run.
-func isRunning(ctx context.Context, q *qmp) (bool, error) {
-	var status struct{ Running bool }
-	err := q.execute(ctx, "query-status", &status)
-	return status.Running, err
+// status is what QEMU says of its guest: qapi/run-state.json.
+type status struct {
+	Running bool // the vCPUs run
+	Status  string
+}
+
+// afterMigration is the status of a guest that was halted when a migration ended, well or not.
+const afterMigration = "postmigrate"
+
+// step has a halted guest go on for an instant. QEMU writes none a second time that has not run since.
+func step(ctx context.Context, q *qmp) error {
+	for _, command := range []string{"cont", "stop"} {
+		if err := q.execute(ctx, command, nil); err != nil {
+			return fmt.Errorf("tell QEMU to %s: %w", command, err)
+		}
+	}
+	return nil
 }
