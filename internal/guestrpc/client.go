@@ -42,7 +42,7 @@ type Client struct {
 	once sync.Once
 	dead chan struct{}
 
-	spare spare
+	lines lines
 }
 
 // Connect makes the control connection to a guest agent with dial, which is used again for each Exec, and says Hello: the
@@ -187,6 +187,6 @@ func (c *Client) Shutdown(ctx context.Context, grace time.Duration) error {
 // Close closes the connection and ends calls that are under way. Commands that run have connections of their own.
 func (c *Client) Close() error {
 	c.markDead()
-	c.dropSpare()
+	c.lines.end()
 	return c.guard.Close()
 }

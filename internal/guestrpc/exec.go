@@ -8,7 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/proto"
 
 	guestv1 "github.com/agentkernel/agentkernel/api/guest/v1"
@@ -67,19 +66,15 @@ func (s *TerminalSize) message() *guestv1.TerminalSize {
 // Exec is a command in the guest. Recv may be called by one goroutine and the stdin methods by another; Close by any.
 type Exec struct {
 	client *Client
-	guard  *guard
-	rpc    *ttrpc.Client
-	gone   chan struct{} // closed when the connection has ended
+	line   *line
 	stream guestv1.Agent_ExecClient
 	cancel context.CancelFunc
-	begun  atomic.Bool // the first request may have been sent: the guest may speak
-
-	frames atomic.Int64 // that came and were not taken by Recv
+	over   atomic.Bool // the line is not this command's any more
 
 	dec   decoder // belongs to Recv
 	taken int     // output messages that were handed out and not credited yet; belongs to Recv
 
-	sending sync.Mutex // belongs to who sends stdin, and may be held for as long as the guest does not read
+	sending sync.Mutex // belongs to who sends stdin or a size, and may be held for as long as the guest does not read
 
 	mu     sync.Mutex // guards what follows, and is never held while waiting
 	closed bool       // stdin takes no more
@@ -111,16 +106,15 @@ func (c *Client) Attach(ctx context.Context, spec AttachSpec) (*Exec, error) {
 
 // open begins an Exec with its first request.
 func (c *Client) open(ctx context.Context, dec decoder, first *guestv1.ExecRequest) (*Exec, error) {
-	x, err := c.connection(ctx)
+	l, err := c.line(ctx)
 	if err != nil {
 		return nil, err
 	}
-	x.closed, x.dec = !dec.hasStdin, dec
-	x.begun.Store(true)
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	x.cancel = cancel
+	x := &Exec{client: c, line: l, cancel: cancel, dec: dec, closed: !dec.hasStdin}
+	l.begin()
 	stop := context.AfterFunc(ctx, func() { x.Close() })
-	x.stream, err = guestv1.NewAgentClient(x.rpc).Exec(life)
+	x.stream, err = guestv1.NewAgentClient(l.rpc).Exec(life)
 	if err == nil {
 		err = x.stream.Send(first)
 	}
@@ -129,28 +123,9 @@ func (c *Client) open(ctx context.Context, dec decoder, first *guestv1.ExecReque
 	}
 	if err != nil {
 		x.Close()
-		return nil, fmt.Errorf("start a command in the guest: %w", explain(x.guard, err))
+		return nil, fmt.Errorf("start a command in the guest: %w", explain(x.line.guard, err))
 	}
 	return x, nil
-}
-
-// expect lets the messages of the first stream pass, until its end.
-func (x *Exec) expect() func(uint32, byte, byte) error {
-	ended := false
-	return func(stream uint32, kind, flags byte) error {
-		switch {
-		case !x.begun.Load():
-			return errors.New("the guest spoke on a connection that nothing was asked on")
-		case stream != 1 || kind != typeData && kind != typeResponse:
-			return fmt.Errorf("the guest sent a message of type %d on stream %d of a command's connection", kind, stream)
-		case ended:
-			return errors.New("the guest sent something after the end of the command")
-		case x.frames.Add(1) > maxWaiting:
-			return errors.New("the guest sent more messages than it was allowed to")
-		}
-		ended = kind == typeResponse || flags&remoteClosed != 0
-		return nil
-	}
 }
 
 // Recv waits for the next event. After Exited, Failed or Detached it returns io.EOF; when the connection breaks or the guest breaks
@@ -165,7 +140,7 @@ func (x *Exec) Recv() (Event, error) {
 		x.taken = 0
 	}
 	resp, err := x.stream.Recv()
-	x.frames.Add(-1)
+	x.line.frames.Add(-1)
 	if err != nil {
 		if errors.Is(err, io.EOF) {
 			err = errors.New("the guest ended the stream before the end of the command")
@@ -188,13 +163,15 @@ func (x *Exec) Recv() (Event, error) {
 		x.mu.Lock()
 		x.closed = true
 		x.mu.Unlock()
-		x.Close() // the guest waits for that
+		if x.over.CompareAndSwap(false, true) {
+			x.client.release(x)
+		}
 	}
 	return ev, nil
 }
 
 func (x *Exec) fail(err error) error {
-	err = explain(x.guard, err)
+	err = explain(x.line.guard, err)
 	x.Close()
 	return err
 }
@@ -211,7 +188,7 @@ func (x *Exec) SendStdin(p []byte) error {
 		piece := p[:min(len(p), maxPiece)]
 		p = p[len(piece):]
 		if err := x.stream.Send(&guestv1.ExecRequest{Msg: &guestv1.ExecRequest_Stdin{Stdin: piece}}); err != nil {
-			return fmt.Errorf("send stdin: %w", explain(x.guard, err))
+			return fmt.Errorf("send stdin: %w", explain(x.line.guard, err))
 		}
 	}
 	return nil
@@ -242,23 +219,31 @@ func (x *Exec) CloseStdin() error {
 		return nil
 	}
 	if err := x.stream.Send(&guestv1.ExecRequest{Msg: &guestv1.ExecRequest_StdinClose{StdinClose: &guestv1.StdinClose{}}}); err != nil {
-		return fmt.Errorf("close stdin: %w", explain(x.guard, err))
+		return fmt.Errorf("close stdin: %w", explain(x.line.guard, err))
 	}
 	return nil
 }
 
-// Resize gives the command's terminal another size.
+// Resize gives the command's terminal another size, unless the command has ended. It waits as SendStdin does.
 func (x *Exec) Resize(size TerminalSize) error {
+	x.sending.Lock()
+	defer x.sending.Unlock()
+	if x.over.Load() {
+		return nil
+	}
 	if err := x.stream.Send(&guestv1.ExecRequest{Msg: &guestv1.ExecRequest_Resize{Resize: size.message()}}); err != nil {
-		return fmt.Errorf("resize the terminal: %w", explain(x.guard, err))
+		return fmt.Errorf("resize the terminal: %w", explain(x.line.guard, err))
 	}
 	return nil
 }
 
-// Close ends the connection, and with it the command when it still runs and is not detached. It does not block.
+// Close ends the command when it still runs and is not detached, by ending its connection. It does not block.
 func (x *Exec) Close() error {
+	if !x.over.CompareAndSwap(false, true) {
+		return nil
+	}
 	x.cancel()
-	err := x.guard.Close()
+	err := x.line.guard.Close()
 	x.client.refill()
 	return err
 }

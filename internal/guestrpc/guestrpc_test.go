@@ -310,9 +310,9 @@ func TestList(t *testing.T) {
 
 // TestFlood checks that the messages that wait for Recv are bounded.
 func TestFlood(t *testing.T) {
-	x := new(Exec)
-	x.begun.Store(true)
-	check := x.expect()
+	l := new(line)
+	l.begin()
+	check := l.expect
 	for range maxWaiting {
 		if err := check(1, typeData, 0); err != nil {
 			t.Fatal(err)

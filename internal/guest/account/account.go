@@ -22,6 +22,10 @@ type User struct {
 	Shell  string   // "/bin/sh" when passwd has none
 }
 
+// usualFile is as much as most of these files have, in bytes. Each command has them read, in a process whose garbage is to stay
+// small.
+const usualFile = 1 << 10
+
 // Limits on what is read of a file.
 const (
 	maxFile   = 4 << 20
@@ -48,7 +52,7 @@ func Lookup(spec string, passwd, group io.Reader) (User, error) {
 	u.Groups = []uint32{u.GID}
 	err = eachLine(group, 4, func(f []string) bool {
 		gid, ok := number(f[2])
-		if ok && slices.Contains(strings.Split(f[3], ","), u.Name) && !slices.Contains(u.Groups, gid) {
+		if ok && hasMember(f[3], u.Name) && !slices.Contains(u.Groups, gid) {
 			u.Groups = append(u.Groups, gid)
 		}
 		return len(u.Groups) < maxGroups
@@ -113,6 +117,16 @@ func findGroup(name string, group io.Reader) (uint32, error) {
 	return gid, nil
 }
 
+// hasMember reports whether a group's list of members, which commas separate, has name.
+func hasMember(list, name string) bool {
+	for member := range strings.SplitSeq(list, ",") {
+		if member == name {
+			return true
+		}
+	}
+	return false
+}
+
 // number reads a uid or gid: not the greatest, which stands for none in setuid(2) and chown(2).
 func number(s string) (uint32, bool) {
 	n, err := strconv.ParseUint(s, 10, 32)
@@ -122,12 +136,13 @@ func number(s string) (uint32, bool) {
 	return uint32(n), true
 }
 
-// eachLine calls f with the fields of each line that has at least n of them, until f returns false.
+// eachLine calls f with the fields of each line that has at least n of them, until f returns false. f may not keep the slice.
 func eachLine(r io.Reader, n int, f func([]string) bool) error {
 	s := bufio.NewScanner(io.LimitReader(r, maxFile))
-	s.Buffer(nil, maxLine)
+	s.Buffer(make([]byte, usualFile), maxLine)
+	var fields []string
 	for s.Scan() {
-		fields := strings.Split(s.Text(), ":")
+		fields = slices.AppendSeq(fields[:0], strings.SplitSeq(s.Text(), ":"))
 		if len(fields) >= n && fields[0] != "" && !f(fields) {
 			return nil
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -155,8 +156,7 @@ func (s *service) Shutdown(ctx context.Context, req *guestv1.ShutdownRequest) (*
 	return &guestv1.ShutdownResponse{}, nil
 }
 
-// Exec runs one command. After the last message it waits for the host to close the connection: the host may be sending
-// still, and the RPC library would answer it that the stream has ended.
+// Exec runs one command.
 func (s *service) Exec(ctx context.Context, stream guestv1.Agent_ExecServer) error {
 	req, err := stream.Recv()
 	if err != nil {
@@ -174,7 +174,7 @@ func (s *service) Exec(ctx context.Context, stream guestv1.Agent_ExecServer) err
 	}
 	command, err := s.o.Runner.Start(ctx, start)
 	if err != nil {
-		return refuse(ctx, stream, err)
+		return refuse(stream, err)
 	}
 	timeout := time.Duration(start.GetTimeoutMs()) * time.Millisecond
 	if start.GetDetach() {
@@ -182,7 +182,7 @@ func (s *service) Exec(ctx context.Context, stream guestv1.Agent_ExecServer) err
 		if err := stream.Send(started(command)); err != nil {
 			return err
 		}
-		return last(ctx, stream, &guestv1.ExecResponse{Msg: &guestv1.ExecResponse_Detached{Detached: &guestv1.ExecDetached{}}})
+		return last(stream, &guestv1.ExecResponse{Msg: &guestv1.ExecResponse_Detached{Detached: &guestv1.ExecDetached{}}}, receive(stream))
 	}
 	session := command.Session(start.GetOutputCredit(), start.GetStdin(), stream.Send)
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -195,14 +195,14 @@ func (s *service) Exec(ctx context.Context, stream guestv1.Agent_ExecServer) err
 	if err != nil {
 		return err
 	}
-	return last(ctx, stream, &guestv1.ExecResponse{Msg: &guestv1.ExecResponse_Exited{Exited: exited}})
+	return last(stream, &guestv1.ExecResponse{Msg: &guestv1.ExecResponse_Exited{Exited: exited}}, ended(ctx))
 }
 
 // attach takes part in a command in the background.
 func (s *service) attach(ctx context.Context, req *guestv1.ExecAttach, stream guestv1.Agent_ExecServer) error {
 	command, err := s.o.Runner.Detached(req.GetId())
 	if err != nil {
-		return refuse(ctx, stream, err)
+		return refuse(stream, err)
 	}
 	session := command.Session(req.GetOutputCredit(), req.GetStdin(), stream.Send)
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -215,7 +215,7 @@ func (s *service) attach(ctx context.Context, req *guestv1.ExecAttach, stream gu
 	if err != nil {
 		return err
 	}
-	return last(ctx, stream, resp)
+	return last(stream, resp, ended(ctx))
 }
 
 func started(c *exec.Command) *guestv1.ExecResponse {
@@ -223,18 +223,41 @@ func started(c *exec.Command) *guestv1.ExecResponse {
 }
 
 // refuse tells the host why a command does not run.
-func refuse(ctx context.Context, stream guestv1.Agent_ExecServer, err error) error {
+func refuse(stream guestv1.Agent_ExecServer, err error) error {
 	var why *exec.Error
 	if !errors.As(err, &why) {
 		return err
 	}
-	return last(ctx, stream, &guestv1.ExecResponse{Msg: &guestv1.ExecResponse_Failed{Failed: &guestv1.ExecFailed{Reason: why.Reason, Message: why.Message}}})
+	return last(stream, &guestv1.ExecResponse{Msg: &guestv1.ExecResponse_Failed{Failed: &guestv1.ExecFailed{Reason: why.Reason, Message: why.Message}}}, receive(stream))
 }
 
-func last(ctx context.Context, stream guestv1.Agent_ExecServer, r *guestv1.ExecResponse) error {
+// last sends the last message, and waits until the host has ended its side of the stream too: the host may be sending still, and
+// the RPC library would answer it that the stream has ended. Then the connection is ready for the next command.
+func last(stream guestv1.Agent_ExecServer, r *guestv1.ExecResponse, hostEnds func() error) error {
 	if err := stream.Send(r); err != nil {
 		return err
 	}
-	<-ctx.Done()
-	return ctx.Err()
+	if err := hostEnds(); !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
+}
+
+// ended waits for the end of a context that ends with what the host sends, and returns why it did.
+func ended(ctx context.Context) func() error {
+	return func() error {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+}
+
+// receive drops what the host still sends.
+func receive(stream guestv1.Agent_ExecServer) func() error {
+	return func() error {
+		for {
+			if _, err := stream.Recv(); err != nil {
+				return err
+			}
+		}
+	}
 }

@@ -117,9 +117,9 @@ func (c *Command) run(ctx context.Context, timeout time.Duration, credit <-chan 
 		c.stdin.abort()
 	}
 	streams.Wait()
-	go c.stdout.discard()
+	c.stdout.leave()
 	if c.stderr.file != nil {
-		go c.stderr.discard()
+		c.stderr.leave()
 	}
 	status := c.process.Status()
 	e = exited(status, timedOut.Load() && status.Signaled())

@@ -10,6 +10,7 @@ import (
 // which use select(2) or close every number up to the limit, and may raise it.
 const (
 	childFiles = 1024
+	lowFiles   = 512 // numbers from here to childFiles are left for what is open for a short time
 	agentFiles = 64 << 10
 	hardFiles  = 512 << 10
 )
@@ -34,7 +35,7 @@ func raiseLimits() (limits, error) {
 }
 
 // forChild calls start while this process has the limits that its child shall inherit. What start opens for itself must
-// find room below childFiles: that is why pipes are moved above it.
+// find room below childFiles: that is why pipes do not stay between lowFiles and that.
 func (l limits) forChild(start func() error) error {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &l.child); err != nil {
 		return fmt.Errorf("lower the limit of open files: %w", err)

@@ -135,13 +135,19 @@ func inPipe(raw syscall.RawConn) (n int, err error) {
 	return n, err
 }
 
-// discard takes what processes that the command left behind still write, so that they do not die of SIGPIPE, and closes
-// the pipe at its end. A terminal is closed at once: it is gone.
-func (o *output) discard() {
-	defer o.file.Close()
+// leave closes the pipe, at once when it has ended, else when those who hold its other end have closed it. A terminal is
+// closed at once: it is gone.
+func (o *output) leave() {
 	if o.eof || o.terminal || o.file.SetReadDeadline(time.Time{}) != nil {
+		_ = o.file.Close()
 		return
 	}
+	go o.discard()
+}
+
+// discard takes what processes that the command left behind still write, so that they do not die of SIGPIPE.
+func (o *output) discard() {
+	defer o.file.Close()
 	var buf [discardSize]byte
 	for {
 		if _, err := o.file.Read(buf[:]); err != nil {

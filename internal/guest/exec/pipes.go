@@ -64,18 +64,21 @@ func newPipe() (r, w int, err error) {
 	return fds[0], fds[1], nil
 }
 
-// ours moves fd above the numbers that a child may have, and puts it under the poller.
-func ours(fd int, name string) (*os.File, error) {
-	defer unix.Close(fd)
-	high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, childFiles)
-	if err != nil {
+// ours puts fd under the poller. A number that a child could use is moved above those, but for the first ones: the kernel copies
+// as many numbers at each fork as are in use.
+func ours(fd int, name string) (_ *os.File, err error) {
+	if fd >= lowFiles && fd < childFiles {
+		low := fd
+		defer unix.Close(low)
+		if fd, err = unix.FcntlInt(uintptr(low), unix.F_DUPFD_CLOEXEC, childFiles); err != nil {
+			return nil, os.NewSyscallError("fcntl", err)
+		}
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		_ = unix.Close(fd)
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	if err := unix.SetNonblock(high, true); err != nil {
-		_ = unix.Close(high)
-		return nil, os.NewSyscallError("fcntl", err)
-	}
-	return os.NewFile(uintptr(high), name), nil
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 func (p *pipes) closeChild() {
