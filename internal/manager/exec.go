@@ -95,6 +95,34 @@ func (g *guest) shutdown(ctx context.Context, grace time.Duration) error {
 	return client.Shutdown(ctx, grace)
 }
 
+// gone reports whether the end of the microVM, which done tells of, is behind an error of a connection to it. The link breaks in
+// the same moment as the VMM ends, and the end is noticed a little later; a guest that still answers has not ended.
+func (g *guest) gone(done <-chan struct{}) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), endPatience)
+	defer cancel()
+	answered := make(chan struct{})
+	go func() {
+		if g.ping(ctx) == nil {
+			close(answered)
+		}
+	}()
+	select {
+	case <-done:
+		return true
+	case <-answered:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// ping returns when the guest agent has answered on the connection that there is.
+func (g *guest) ping(ctx context.Context) error {
+	g.mu.Lock()
+	client := g.client
+	g.mu.Unlock()
+	return client.Ping(ctx)
+}
+
 func (g *guest) close() {
 	if g == nil {
 		return
@@ -199,7 +227,7 @@ func (x *Exec) explain(err error) error {
 		return err
 	}
 	name := x.b.record().Spec.Name
-	if !ended(x.watched) {
+	if !x.g.gone(x.watched) {
 		return sandbox.Errorf(sandbox.Failure, "", "run a command in sandbox %q: %w", name, err)
 	}
 	reason := x.b.record().Reason

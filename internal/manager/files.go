@@ -37,7 +37,7 @@ func (r running) explainFiles(err error) error {
 	}
 	rec := r.b.record()
 	name := rec.Spec.Name
-	if !ended(r.watched) {
+	if !r.guest.gone(r.watched) {
 		return sandbox.Errorf(sandbox.Failure, "", "copy to or from sandbox %q: %w", name, err)
 	}
 	reason := r.b.record().Reason

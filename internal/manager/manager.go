@@ -85,6 +85,7 @@ type Manager struct {
 
 // box is a sandbox in memory.
 type box struct {
+	id string
 	op chan struct{} // holds one token: the right to change the sandbox's state
 
 	mu          sync.Mutex // guards what follows, and is never held while waiting
@@ -112,7 +113,7 @@ func New(d Deps) *Manager {
 }
 
 func newBox(rec sandbox.Record) *box {
-	b := &box{op: make(chan struct{}, 1), rec: rec}
+	b := &box{id: rec.ID, op: make(chan struct{}, 1), rec: rec}
 	b.op <- struct{}{}
 	return b
 }
@@ -177,22 +178,6 @@ func (m *Manager) Close() {
 		}
 	}
 	m.background.Wait()
-}
-
-func (m *Manager) find(name string) (*box, error) {
-	if err := sandbox.ValidateName(name); err != nil {
-		return nil, err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if b := m.byName[name]; b != nil {
-		return b, nil
-	}
-	return nil, notFound(name)
-}
-
-func notFound(name string) error {
-	return sandbox.Errorf(sandbox.NotFound, "agentkernel list shows all; agentkernel create "+name+" makes it", "there is no sandbox %q", name)
 }
 
 // acquire waits for the right to change b's state. The caller gives it back with release.

@@ -67,9 +67,12 @@ func explain(ctx context.Context, machine sandbox.Machine, err error) error {
 	return err
 }
 
+// endPatience is how long the end of a VMM may take to be noticed after the link to it broke.
+const endPatience = 2 * time.Second
+
 // ended waits a little for a channel that is about to be closed.
 func ended(done <-chan struct{}) bool {
-	timer := time.NewTimer(2 * time.Second)
+	timer := time.NewTimer(endPatience)
 	defer timer.Stop()
 	select {
 	case <-done:

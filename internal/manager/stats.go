@@ -116,7 +116,7 @@ func (m *Manager) watchGuest(b *box, machine sandbox.Machine, g *guest) {
 	err := guestrpc.Watch(ctx, g.dial, func(k guestrpc.OOMKill) {
 		m.publish(b.record(), events.Event{Type: events.OOMKill, PID: k.PID, Process: k.Process, Count: uint64(k.Count)})
 	})
-	if ctx.Err() == nil && !ended(machine.Done()) && !errors.Is(err, context.Canceled) {
+	if ctx.Err() == nil && !errors.Is(err, context.Canceled) && !g.gone(machine.Done()) {
 		m.log.Warn("the guest's own events are lost until its next start", "sandbox", b.record().Spec.Name, "err", err)
 	}
 }

@@ -128,6 +128,7 @@ func (m *Manager) RemoveVolume(_ context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	name = v.Name
 	err = m.d.Volumes.Remove(v.ID)
 	m.mu.Lock()
 	delete(m.busyVolumes, name)
@@ -143,11 +144,12 @@ func (m *Manager) RemoveVolume(_ context.Context, name string) error {
 }
 
 // takeVolume takes a volume that is to be removed out of what sandboxes can name.
-func (m *Manager) takeVolume(name string) (sandbox.Volume, error) {
-	v, err := m.findVolume(name)
+func (m *Manager) takeVolume(ref string) (sandbox.Volume, error) {
+	v, err := m.findVolume(ref)
 	if err != nil {
 		return v, err
 	}
+	name := v.Name
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if _, ok := m.volumes[name]; !ok {
@@ -169,21 +171,15 @@ func (m *Manager) takeVolume(name string) (sandbox.Volume, error) {
 	return v, nil
 }
 
-func (m *Manager) findVolume(name string) (sandbox.Volume, error) {
-	if err := sandbox.ValidateVolumeName(name); err != nil {
-		return sandbox.Volume{}, err
-	}
+// mountedVolume is the volume of a mount, which says its name.
+func (m *Manager) mountedVolume(mount sandbox.VolumeMount) (sandbox.Volume, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	v, ok := m.volumes[name]
+	v, ok := m.volumes[mount.Volume]
 	if !ok {
-		return v, noVolume(name)
+		return v, noVolume(mount.Volume)
 	}
 	return v, nil
-}
-
-func noVolume(name string) error {
-	return sandbox.Errorf(sandbox.NotFound, "agentkernel volume ls shows all; agentkernel volume create "+name+" makes it", "there is no volume %q", name)
 }
 
 func (m *Manager) volumePath(v sandbox.Volume) string {
@@ -264,7 +260,7 @@ func (m *Manager) withVolumes(rec sandbox.Record, begin func() error) error {
 // volumeFree checks that a sandbox that starts can have a volume: one sandbox can write to it, or any number can read it. An ext4
 // file system that is mounted twice, once to write, is destroyed or misread.
 func (m *Manager) volumeFree(name string, mount sandbox.VolumeMount) error {
-	v, err := m.findVolume(mount.Volume)
+	v, err := m.mountedVolume(mount)
 	if err != nil {
 		return fmt.Errorf("start %q: %w", name, err)
 	}
@@ -298,7 +294,7 @@ func (m *Manager) volumeFree(name string, mount sandbox.VolumeMount) error {
 func (m *Manager) volumeDisks(rec sandbox.Record) ([]sandbox.Disk, error) {
 	var disks []sandbox.Disk
 	for i, mount := range rec.Spec.Volumes {
-		v, err := m.findVolume(mount.Volume)
+		v, err := m.mountedVolume(mount)
 		if err != nil {
 			return nil, err
 		}
