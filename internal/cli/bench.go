@@ -41,7 +41,7 @@ func benchmarks() []benchmark {
 		{name: "run", short: "Time the command line's run of true, from the making of a sandbox to its removal", n: 10, compare: true, run: bench.Run},
 		{name: "exec", short: "Time execs in a running sandbox", n: 100, compare: true, run: bench.Exec,
 			flags: func(fs *pflag.FlagSet, e *bench.Env) {
-				fs.IntVar(&e.Parallel, "parallel", 0, "run so many at once as well")
+				fs.IntVar(&e.Parallel, "parallel", 50, "run so many at once as well; 0: none")
 				fs.IntVar(e.Request.Vcpus, "vcpus", 1, "virtual CPUs of the sandbox")
 			}},
 		{name: "cp", short: "Time copies of a file and of a tree, into a sandbox and out of it", memory: "512M", compare: true, run: bench.Copy,

@@ -31,10 +31,10 @@ func benchAllCommand(e *env) *cobra.Command {
 				}
 			}
 			host, sections, err := e.measureAll(cmd.Context(), &f, func(b benchmark) bool { return len(only) == 0 || slices.Contains(only, b.name) })
-			if err != nil {
-				return err
+			if len(sections) > 0 { // what was measured is not lost
+				err = errors.Join(e.benchReport(host, sections), err)
 			}
-			return e.benchReport(host, sections)
+			return err
 		},
 	}
 	f.register(cmd.Flags(), true)
@@ -42,7 +42,7 @@ func benchAllCommand(e *env) *cobra.Command {
 	return cmd
 }
 
-// measureAll runs the benchmarks that are wanted, each with its defaults.
+// measureAll runs the benchmarks that are wanted, each with its defaults. After an error it goes on with the next.
 func (e *env) measureAll(ctx context.Context, f *benchFlags, wanted func(benchmark) bool) (host bench.Host, sections []bench.Section, err error) {
 	shared := newBenchEnv()
 	closeAll, err := f.apply(ctx, e, shared, "0")
@@ -53,6 +53,7 @@ func (e *env) measureAll(ctx context.Context, f *benchFlags, wanted func(benchma
 	if host, err = shared.Describe(ctx); err != nil {
 		return host, nil, err
 	}
+	var failed error
 	for _, b := range benchmarks() {
 		if !wanted(b) {
 			continue
@@ -62,12 +63,16 @@ func (e *env) measureAll(ctx context.Context, f *benchFlags, wanted func(benchma
 			return host, nil, err
 		}
 		s, err := e.measure(ctx, b, be)
+		if ctx.Err() != nil {
+			return host, sections, context.Cause(ctx)
+		}
 		if err != nil {
-			return host, nil, fmt.Errorf("bench %s: %w", b.name, err)
+			failed = errors.Join(failed, fmt.Errorf("bench %s: %w", b.name, err))
+			continue
 		}
 		sections = append(sections, s)
 	}
-	return host, sections, nil
+	return host, sections, failed
 }
 
 // defaults are what the benchmark works with when nothing else is said.

@@ -10,9 +10,23 @@ import (
 	"github.com/agentkernel/agentkernel/internal/bench"
 )
 
-// Bench is a run as a section of a benchmark, with Env.N sandboxes, Env.Parallel at once, and then as many containers of each
-// rival.
+// Bench is a run as a section of a benchmark, with Env.N sandboxes, Env.Parallel at once, and as many containers of each rival, as
+// many at once: one half of them before and one after, so that a host that gets slower or faster does so for both.
 func Bench(ctx context.Context, e *bench.Env, sandboxes, runtime string) (bench.Section, error) {
+	walls := make([]float64, len(e.Rivals))
+	rivals := func(count int) error {
+		for i, rival := range e.Rivals {
+			wall, err := containers(ctx, rival, count, e.Parallel)
+			if err != nil {
+				return err
+			}
+			walls[i] += wall
+		}
+		return nil
+	}
+	if err := rivals(e.N / 2); err != nil {
+		return bench.Section{}, err
+	}
 	r, err := Run(ctx, e.Client, Options{
 		Count: e.N, Parallel: e.Parallel, Request: e.Request, Sandboxes: sandboxes, Runtime: runtime, Progress: e.Progress,
 	})
@@ -22,15 +36,14 @@ func Bench(ctx context.Context, e *bench.Env, sandboxes, runtime string) (bench.
 	if r.Interrupted {
 		return bench.Section{}, context.Cause(ctx)
 	}
+	if err := rivals(e.N - e.N/2); err != nil {
+		return bench.Section{}, err
+	}
 	s := r.section("stress", "Many sandboxes")
-	for _, rival := range e.Rivals {
-		wall, err := containers(ctx, rival, r.Count, r.Parallel)
-		if err != nil {
-			return s, err
-		}
+	for i, rival := range e.Rivals {
 		name := fmt.Sprintf("%d runs of %s, %d at once: wall", r.Count, rival.Name(), r.Parallel)
-		s.Add(name, wall, "s")
-		s.Add("stress / "+name, r.WallSeconds/wall, bench.Ratio)
+		s.Add(name, walls[i], "s")
+		s.Add("stress / "+name, r.WallSeconds/walls[i], bench.Ratio)
 	}
 	return s, nil
 }
