@@ -53,19 +53,40 @@ func Copy(ctx context.Context, dst, src string, perm fs.FileMode) (err error) {
 
 // CopyContents makes the empty file out a copy of in, as Copy does. A change of in's size while it is read is an error.
 func CopyContents(ctx context.Context, out, in *os.File) error {
-	info, err := in.Stat()
+	size, err := sizeOf(in)
 	if err != nil {
 		return err
-	}
-	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a regular file", in.Name())
 	}
 	if err := reflink(out, in); err == nil {
 		return nil
 	} else if !errors.Is(err, errNoReflink) {
 		return NoSpace(filepath.Dir(out.Name()), err)
 	}
-	size := info.Size()
+	return copyData(ctx, out, in, size)
+}
+
+// CopyData makes the empty file out a copy of in, and leaves out its blocks of zeros, which CopyContents keeps where they share
+// space. A change of in's size while it is read is an error.
+func CopyData(ctx context.Context, out, in *os.File) error {
+	size, err := sizeOf(in)
+	if err != nil {
+		return err
+	}
+	return copyData(ctx, out, in, size)
+}
+
+func sizeOf(in *os.File) (int64, error) {
+	info, err := in.Stat()
+	if err != nil {
+		return 0, err
+	}
+	if !info.Mode().IsRegular() {
+		return 0, fmt.Errorf("%s is not a regular file", in.Name())
+	}
+	return info.Size(), nil
+}
+
+func copyData(ctx context.Context, out, in *os.File, size int64) error {
 	if err := out.Truncate(size); err != nil {
 		return NoSpace(filepath.Dir(out.Name()), err)
 	}

@@ -162,12 +162,7 @@ func (p *Process) Exit() Status { return p.status }
 
 // Kill sends SIGKILL. That the process has ended already is not an error.
 func (p *Process) Kill() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed {
-		return nil
-	}
-	if err := p.handle.kill(); err != nil {
+	if err := p.signal(syscall.SIGKILL); err != nil {
 		return fmt.Errorf("kill process %d: %w", p.id.PID, err)
 	}
 	return nil

@@ -64,10 +64,10 @@ func (h handle) wait() bool {
 	}
 }
 
-// kill signals by PID, as macOS has nothing better. For a child that is exact; for another process there is a moment
+// signal signals by PID, as macOS has nothing better. For a child that is exact; for another process there is a moment
 // between its end and the notice of it in which the number might change hands.
-func (h handle) kill() error {
-	if err := unix.Kill(h.pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+func (h handle) signal(s syscall.Signal) error {
+	if err := unix.Kill(h.pid, s); err != nil && !errors.Is(err, unix.ESRCH) {
 		return err
 	}
 	return nil
@@ -102,6 +102,18 @@ func startTime(pid int) (uint64, error) {
 		return 0, fmt.Errorf("read the start time of process %d: %w", pid, err)
 	}
 	return micros(info), nil
+}
+
+// stateStopped is SSTOP of sys/proc.h.
+const stateStopped = 4
+
+// stopped reports whether a process is.
+func stopped(pid int) (bool, error) {
+	info, err := unix.SysctlKinfoProc("kern.proc.pid", pid)
+	if err != nil {
+		return false, fmt.Errorf("look at process %d: %w", pid, err)
+	}
+	return info.Proc.P_stat == stateStopped, nil
 }
 
 func micros(info *unix.KinfoProc) uint64 {

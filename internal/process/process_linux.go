@@ -67,9 +67,10 @@ func (h handle) alive() error {
 // wait returns true when the process has ended, false when the handle was released.
 func (h handle) wait() bool { return h.conn.Read(ended) == nil }
 
-func (h handle) kill() error {
+// signal sends a signal. That the process has ended is no error.
+func (h handle) signal(s syscall.Signal) error {
 	var err error
-	if cerr := h.conn.Control(func(fd uintptr) { err = unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0) }); cerr != nil {
+	if cerr := h.conn.Control(func(fd uintptr) { err = unix.PidfdSendSignal(int(fd), s, nil, 0) }); cerr != nil {
 		return cerr
 	}
 	if errors.Is(err, unix.ESRCH) {
@@ -104,6 +105,28 @@ func startTime(pid int) (uint64, error) {
 		return 0, fmt.Errorf("read the start time of process %d: %w", pid, err)
 	}
 	return parseStartTime(b)
+}
+
+// stopped reports whether none of a process's threads runs on until it is continued: field 3 of each one's stat, proc(5).
+func stopped(pid int) (bool, error) {
+	stats, err := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/stat")
+	if err != nil {
+		return false, fmt.Errorf("list the threads of process %d: %w", pid, err)
+	}
+	for _, path := range stats {
+		b, err := os.ReadFile(path)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			continue // it ended
+		}
+		if err != nil {
+			return false, fmt.Errorf("look at a thread of process %d: %w", pid, err)
+		}
+		state := bytes.TrimLeft(b[bytes.LastIndexByte(b, ')')+1:], " ")
+		if len(state) == 0 || !bytes.ContainsRune([]byte("TtZX"), rune(state[0])) {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // parseStartTime finds field 22 of a stat line. Field 2, the program's name, may itself hold spaces and parentheses.

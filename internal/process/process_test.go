@@ -175,6 +175,50 @@ func TestKill(t *testing.T) {
 }
 
 // TestOpen adopts a process that is not our child: its parent is a shell that has ended.
+// A stopped process does nothing until it is continued; another one of ours can do that, and it can be killed.
+func TestStop(t *testing.T) {
+	p, out := start(t, "while :; do echo x; done")
+	if _, err := out.ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if err := p.Stop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if is, err := p.Stopped(); !is || err != nil {
+			t.Errorf("it runs: %v", err)
+		}
+		other, err := Open(p.Identity())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := other.Continue(); err != nil {
+			t.Error(err)
+		}
+		other.Release()
+		if is, err := p.Stopped(); is || err != nil {
+			t.Errorf("it is stopped: %v", err)
+		}
+		for range 20_000 { // more than a pipe holds
+			if _, err := out.ReadString('\n'); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := p.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if st := wait(t, p); st.Signal != "killed" {
+		t.Errorf("%+v, want that it was killed", st)
+	}
+	if err := errors.Join(p.Stop(t.Context()), p.Continue()); err != nil {
+		t.Errorf("after its end: %v", err)
+	}
+}
+
 func TestOpen(t *testing.T) {
 	out, err := exec.Command("/bin/sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!").Output()
 	if err != nil {

@@ -173,7 +173,8 @@ type Pauser interface {
 type Saver interface {
 	Pauser
 	// Save writes a paused microVM's memory and devices to dir, an empty directory. When it returns, the guest may go on, or be
-	// killed; its disks have to be copied before that. On error the guest is as it was, and dir may have files in it.
+	// killed; its disks have to be copied before that. Connections to the guest may have ended when it goes on (Firecracker
+	// resets its vsock): dial again. On error the guest is as it was, and dir may have files in it.
 	Save(ctx context.Context, dir string) (SavedState, error)
 }
 

@@ -59,6 +59,9 @@ var rules = map[string][]string{
 	"internal/vmtest":     nil,
 	"internal/guest/boot": {"internal/guest"},
 
+	// It copies what a VMM has saved.
+	"internal/engine/firecracker": {"internal/sandbox", "internal/hostvirt", "internal/process", "internal/unixsock", "internal/transport", "internal/disk", "internal/engine"},
+
 	"internal/portforward": {"internal/sandbox", "internal/transport/duplex"},
 }
 

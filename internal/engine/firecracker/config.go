@@ -2,8 +2,10 @@ package firecracker
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 
@@ -20,7 +22,7 @@ const (
 	lapicTimerKHz = 1_000_000
 )
 
-// word is what may stand in the kernel's command line, and as the id of a drive, without being quoted.
+// word is what may stand in the kernel's command line without being quoted.
 var word = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9]{1,20}$`) })
 
 // check refuses what Firecracker would only complain about later, or what could be taken for something else.
@@ -41,8 +43,6 @@ func check(spec sandbox.MachineSpec, host sandbox.Arch) error {
 		}
 	}
 	switch {
-	case len(spec.Disks) > maxDisks:
-		return fmt.Errorf("%d disks are more than the %d that a microVM can have", len(spec.Disks), maxDisks)
 	case spec.Arch != host:
 		return sandbox.Errorf(sandbox.Unavailable, "use the engine qemu for it", "Firecracker cannot run %s guests on a %s host", spec.Arch, host)
 	case spec.VCPUs > maxVCPUs:
@@ -60,12 +60,70 @@ type resource struct {
 	writable bool
 }
 
-// configuration is what Firecracker reads, and the files that it names.
-func configuration(spec sandbox.MachineSpec) (fcapi.Config, []resource) {
-	const kernel, initramfs = filesName + "/kernel", filesName + "/initramfs"
-	resources := []resource{{name: kernel, path: spec.Kernel.Path}, {name: initramfs, path: spec.Initrd}}
+// launchPlan is what a microVM starts from.
+type launchPlan struct {
+	config    *fcapi.Config // nil when a saved state is restored
+	slots     []sandbox.Slot
+	disks     []sandbox.DiskSlot // the slots with their sizes now
+	resources []resource
+}
+
+// planOf says how to start a microVM. Firecracker names disks by their slots: a state has the names, and finds other disks there.
+func planOf(spec sandbox.MachineSpec, spare string) (launchPlan, error) {
+	slots, err := spec.Slots()
+	if err != nil {
+		return launchPlan{}, err
+	}
+	if len(slots) > maxDisks {
+		return launchPlan{}, fmt.Errorf("%d disks are more than the %d that a microVM can have", len(slots), maxDisks)
+	}
+	p := launchPlan{slots: slots}
+	if spec.From == nil {
+		p.resources = []resource{{name: kernelName, path: spec.Kernel.Path}, {name: initramfsName, path: spec.Initrd}}
+		config := configuration(spec, slots)
+		p.config = &config
+	} else {
+		p.resources = []resource{{name: savedName(stateFile), path: filepath.Join(spec.From.Dir, stateFile)}, {name: savedName(memoryFile), path: filepath.Join(spec.From.Dir, memoryFile)}}
+	}
+	for _, r := range p.resources {
+		if _, err := os.Stat(r.path); err != nil {
+			return launchPlan{}, fmt.Errorf("find the %s: %w", filepath.Base(r.name), err)
+		}
+	}
+	for i, s := range slots {
+		path := spare
+		if s.Disk != nil {
+			path = s.Disk.Path
+		}
+		p.resources = append(p.resources, resource{name: diskName(i), path: path, writable: !s.ReadOnly})
+	}
+	p.disks, err = sandbox.DiskSlots(slots)
+	return p, err
+}
+
+// spares reports whether a disk is spare.
+func (p launchPlan) spares() bool {
+	return slices.ContainsFunc(p.slots, func(s sandbox.Slot) bool { return s.Disk == nil })
+}
+
+// Names in filesName.
+const (
+	kernelName    = filesName + "/kernel"
+	initramfsName = filesName + "/initramfs"
+)
+
+func diskName(slot int) string { return fmt.Sprintf("%s/disk%d", filesName, slot) }
+
+// driveID is Firecracker's name of a disk.
+func driveID(slot int) string { return fmt.Sprintf("disk%d", slot) }
+
+// guestDevice is a disk's name in the guest's /dev. Firecracker's disks have no serial of ours, and come to the guest in their order.
+func guestDevice(slot int) string { return fmt.Sprintf("vd%c", 'a'+slot) }
+
+// configuration is what Firecracker reads.
+func configuration(spec sandbox.MachineSpec, slots []sandbox.Slot) fcapi.Config {
 	config := fcapi.Config{
-		BootSource:    &fcapi.BootSource{KernelImagePath: kernel, InitrdPath: initramfs, BootArgs: kernelParameters(spec)},
+		BootSource:    &fcapi.BootSource{KernelImagePath: kernelName, InitrdPath: initramfsName, BootArgs: kernelParameters(spec, slots)},
 		MachineConfig: &fcapi.MachineConfig{VCPUCount: spec.VCPUs, MemSizeMiB: spec.MemoryMiB},
 		Drives:        []fcapi.Drive{}, // must not be null
 		Vsock:         &fcapi.Vsock{GuestCID: spec.VsockCID, UDSPath: vsockName},
@@ -73,21 +131,19 @@ func configuration(spec sandbox.MachineSpec) (fcapi.Config, []resource) {
 	if spec.Arch == sandbox.AArch64 {
 		config.Entropy = &fcapi.EntropyDevice{} // many of its processors have no generator of their own
 	}
-	for _, d := range spec.Disks {
-		name := filesName + "/disk-" + string(d.Role)
-		resources = append(resources, resource{name: name, path: d.Path, writable: !d.ReadOnly})
+	for i, s := range slots {
 		config.Drives = append(config.Drives, fcapi.Drive{
-			DriveID: string(d.Role), PathOnHost: name, IsReadOnly: d.ReadOnly,
+			DriveID: driveID(i), PathOnHost: diskName(i), IsReadOnly: s.ReadOnly,
 			// With Writeback a flush of the guest is one of the host's disk; without, the host's crash would lose what
 			// the guest has synced.
-			CacheType: cacheOf(d),
+			CacheType: cacheOf(s),
 		})
 	}
-	return config, resources
+	return config
 }
 
-func cacheOf(d sandbox.Disk) string {
-	if d.ReadOnly {
+func cacheOf(s sandbox.Slot) string {
+	if s.ReadOnly {
 		return fcapi.CacheUnsafe
 	}
 	return fcapi.CacheWriteback
@@ -95,7 +151,7 @@ func cacheOf(d sandbox.Disk) string {
 
 // kernelParameters is the guest kernel's command line: Documentation/admin-guide/kernel-parameters.rst. Firecracker appends
 // its devices. Nothing in it trades hardening for speed.
-func kernelParameters(spec sandbox.MachineSpec) string {
+func kernelParameters(spec sandbox.MachineSpec, slots []sandbox.Slot) string {
 	p := []string{
 		"quiet", "console=ttyS0", "8250.nr_uarts=1",
 		"panic=-1", // reset at once, which ends Firecracker
@@ -110,9 +166,10 @@ func kernelParameters(spec sandbox.MachineSpec) string {
 			p = append(p, fmt.Sprintf("lapic_timer_khz=%d", lapicTimerKHz))
 		}
 	}
-	for i, d := range spec.Disks {
-		// Firecracker's disks have no serial of ours. They come to the guest in the order of the configuration.
-		p = append(p, d.Parameter(fmt.Sprintf("vd%c", 'a'+i)))
+	for i, s := range slots {
+		if s.Disk != nil {
+			p = append(p, s.Disk.Parameter(guestDevice(i)))
+		}
 	}
 	if spec.Template() {
 		p = append(p, sandbox.TemplateParameter)

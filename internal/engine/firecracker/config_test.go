@@ -2,6 +2,8 @@ package firecracker
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -14,12 +16,29 @@ func TestConfiguration(t *testing.T) {
 		ID: "0", Arch: sandbox.X8664, VCPUs: 2, MemoryMiB: 256, VsockCID: 7, Initrd: "/i",
 		Kernel: sandbox.KernelImage{Path: "/k", LAPICTimer: true},
 		Disks: []sandbox.Disk{
-			{Role: sandbox.RootLower, Path: "/images/a b", FS: "erofs", ReadOnly: true},
+			{Role: sandbox.RootLower, Path: "/a b", FS: "erofs", ReadOnly: true},
 			{Role: sandbox.Upper, Path: "/u", FS: "ext4"},
 			{Role: sandbox.Workspace, Path: "/w", FS: "ext4", ReadOnly: true},
 		},
 	}
-	config, resources := configuration(spec)
+	spec.Spares = []sandbox.Spare{{ReadOnly: true}, {}}
+	dir := t.TempDir()
+	inDir := func(path *string) {
+		*path = filepath.Join(dir, *path)
+		if err := os.WriteFile(*path, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	inDir(&spec.Kernel.Path)
+	inDir(&spec.Initrd)
+	for i := range spec.Disks {
+		inDir(&spec.Disks[i].Path)
+	}
+	plan, err := planOf(spec, "/spare")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := plan.config
 	got, err := json.MarshalIndent(config, "", " ")
 	if err != nil {
 		t.Fatal(err)
@@ -27,30 +46,43 @@ func TestConfiguration(t *testing.T) {
 	const want = `{
  "drives": [
   {
-   "drive_id": "rootfs",
+   "drive_id": "disk0",
    "is_root_device": false,
    "is_read_only": true,
-   "path_on_host": "files/disk-rootfs",
+   "path_on_host": "files/disk0",
    "cache_type": "Unsafe"
   },
   {
-   "drive_id": "upper",
+   "drive_id": "disk1",
    "is_root_device": false,
-   "path_on_host": "files/disk-upper",
+   "path_on_host": "files/disk1",
    "cache_type": "Writeback"
   },
   {
-   "drive_id": "workspace",
+   "drive_id": "disk2",
    "is_root_device": false,
    "is_read_only": true,
-   "path_on_host": "files/disk-workspace",
+   "path_on_host": "files/disk2",
    "cache_type": "Unsafe"
+  },
+  {
+   "drive_id": "disk3",
+   "is_root_device": false,
+   "is_read_only": true,
+   "path_on_host": "files/disk3",
+   "cache_type": "Unsafe"
+  },
+  {
+   "drive_id": "disk4",
+   "is_root_device": false,
+   "path_on_host": "files/disk4",
+   "cache_type": "Writeback"
   }
  ],
  "boot-source": {
   "kernel_image_path": "files/kernel",
   "initrd_path": "files/initramfs",
-  "boot_args": "quiet console=ttyS0 8250.nr_uarts=1 panic=-1 rdinit=/init random.trust_cpu=on rcupdate.rcu_expedited=1 earlyprintk=serial,ttyS0,115200 reboot=k lapic_timer_khz=1000000 agentkernel.disk=rootfs:erofs:ro:vda agentkernel.disk=upper:ext4:rw:vdb agentkernel.disk=workspace:ext4:ro:vdc"
+  "boot_args": "quiet console=ttyS0 8250.nr_uarts=1 panic=-1 rdinit=/init random.trust_cpu=on rcupdate.rcu_expedited=1 earlyprintk=serial,ttyS0,115200 reboot=k lapic_timer_khz=1000000 agentkernel.disk=rootfs:erofs:ro:vda agentkernel.disk=upper:ext4:rw:vdb agentkernel.disk=workspace:ext4:ro:vdc agentkernel.template"
  },
  "machine-config": {
   "vcpu_count": 2,
@@ -65,16 +97,23 @@ func TestConfiguration(t *testing.T) {
 		t.Errorf("%s\nwant %s", got, want)
 	}
 	wantResources := []resource{
-		{"files/kernel", "/k", false}, {"files/initramfs", "/i", false},
-		{"files/disk-rootfs", "/images/a b", false}, {"files/disk-upper", "/u", true}, {"files/disk-workspace", "/w", false},
+		{"files/kernel", dir + "/k", false}, {"files/initramfs", dir + "/i", false},
+		{"files/disk0", dir + "/a b", false}, {"files/disk1", dir + "/u", true}, {"files/disk2", dir + "/w", false},
+		{"files/disk3", "/spare", false}, {"files/disk4", "/spare", true},
 	}
-	if !slices.Equal(resources, wantResources) {
-		t.Errorf("%+v, want %+v", resources, wantResources)
+	if !slices.Equal(plan.resources, wantResources) {
+		t.Errorf("%+v, want %+v", plan.resources, wantResources)
 	}
 	spec.Arch = sandbox.AArch64
-	config, _ = configuration(spec)
-	if args := config.BootSource.BootArgs; strings.Contains(args, "reboot=k") || strings.Contains(args, "lapic") || config.Entropy == nil {
-		t.Errorf("aarch64: %s, %v", args, config.Entropy)
+	if plan, err = planOf(spec, ""); err != nil {
+		t.Fatal(err)
+	}
+	if args := plan.config.BootSource.BootArgs; strings.Contains(args, "reboot=k") || strings.Contains(args, "lapic") || plan.config.Entropy == nil {
+		t.Errorf("aarch64: %s, %v", args, plan.config.Entropy)
+	}
+	spec.Spares = make([]sandbox.Spare, maxDisks)
+	if _, err := planOf(spec, ""); err == nil {
+		t.Error("more disks than have a letter")
 	}
 }
 

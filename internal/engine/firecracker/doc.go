@@ -8,8 +8,10 @@
 // runtime directory, or to a root directory in which it sees the same files, so that the length of a socket's path does not
 // matter and a snapshot can be restored in the directory of another sandbox:
 //
-//	config.json          the configuration
-//	files/               the kernel, the initramfs and the disks: bound there, or links for a VMM that sees the whole file system
+//	config.json          the configuration; there is none when a saved state is restored
+//	files/               the kernel and the initramfs, or a saved state, and the disks by their slots: bound there, or links for a
+//	                     VMM that sees the whole file system
+//	files/saving         where it saves its state: LogDir/saving, as the runtime directory may be in memory
 //	sockets/api.sock     Firecracker's API (package fcapi)
 //	sockets/v.sock       its vsock device (package hybridvsock)
 //	sockets/v.sock_1025  where the guest agent knocks when it listens
@@ -19,6 +21,7 @@
 //
 //	console.pipe         the guest's serial console, which is Firecracker's stdout; written to LogDir/console.log
 //	jail/                where its root directory is mounted, for itself alone
+//	spare                what is in the slots of spare disks
 //
 // A Firecracker outlives the daemon that started it, and the next one adopts it with nothing but the MachineRecord: a
 // connection to the guest is a connection to v.sock, and needs no state. What the guest prints while no daemon is there stays in

@@ -171,6 +171,9 @@ func TestLaunch(t *testing.T) {
 	if err := m.Pause(t.Context()); err != nil {
 		t.Error(err)
 	}
+	if paused, err := m.Paused(t.Context()); err != nil || !paused {
+		t.Errorf("it goes on: %v", err)
+	}
 	if err := m.Resume(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -181,7 +184,7 @@ func TestLaunch(t *testing.T) {
 		t.Errorf("%+v, want that it was killed", exit)
 	}
 	// A boot takes one request.
-	want := "hello from the guest\nAPI GET / \nAPI PATCH /vm {\"state\":\"Paused\"}\nAPI PATCH /vm {\"state\":\"Resumed\"}\n"
+	want := "hello from the guest\nAPI GET / \nAPI GET / \n" // the second asks how it was paused
 	if got := consoleOf(t, spec); got != want {
 		t.Errorf("the console said %q, want %q", got, want)
 	}
@@ -247,8 +250,12 @@ func TestAdopt(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		pauser := m.(sandbox.Pauser)
+		if err := pauser.Resume(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		checkGuest(t, m)
-		if err := m.(sandbox.Pauser).Pause(t.Context()); err != nil {
+		if err := pauser.Pause(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if !reflect.DeepEqual(m.Record(), rec) {
@@ -391,7 +398,8 @@ func TestLaunchFails(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "Firecracker said: Kernel Loader: failed to load ELF kernel image"},
-		{"no disk", modeGood, func(t *testing.T, s *sandbox.MachineSpec) { remove(t, s.Disks[1].Path) }, "Firecracker said: Block device error: No such file"},
+		{"no disk", modeGood, func(t *testing.T, s *sandbox.MachineSpec) { remove(t, s.Disks[1].Path) }, "find the disk upper"},
+		{"disk is a directory", modeGood, func(t *testing.T, s *sandbox.MachineSpec) { s.Disks[1].Path = t.TempDir() }, "Firecracker said: Block device error: No such file"},
 		{"two disks in one file", modeGood, func(_ *testing.T, s *sandbox.MachineSpec) {
 			s.Disks[0].Path, s.Disks[0].ReadOnly = s.Disks[1].Path, false
 		}, "two disks are in"},

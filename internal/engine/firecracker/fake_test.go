@@ -56,6 +56,10 @@ const (
 	modeBroken   = "broken"         // answers with status 500 and a fault
 	modeResets   = "guest resets"   // after the start
 	modeFlood    = "flood"          // the guest knocks without end, and sends without end
+	modeFull     = "disk full"      // when it saves
+	modeDiesSave = "dies saving"    // when half of the state is written
+	modeDiesLoad = "dies loading"   // without an answer
+	modeTricks   = "tricks"         // what it saves is not what it seems
 )
 
 // slowness is a Firecracker's on a busy host.
@@ -114,8 +118,14 @@ func (f *fakeFirecracker) run() int {
 	if f.log, err = os.OpenFile(option("log-path"), os.O_RDWR, 0); err != nil {
 		panic(err)
 	}
-	if f.mode == "" {
-		text, err := os.ReadFile(filesName + "/kernel")
+	restores := !slices.Contains(os.Args, "--config-file")
+	if f.mode == "" && restores {
+		f.mode = modeGood
+		if state, err := readState(); err == nil {
+			f.mode = state.Mode
+		}
+	} else if f.mode == "" {
+		text, err := os.ReadFile(kernelName)
 		if err != nil {
 			panic(err)
 		}
@@ -146,6 +156,10 @@ func (f *fakeFirecracker) run() int {
 	if err != nil {
 		return f.fail(1, "Failed to open the API socket", "RunWithApi(FailedToBindSocket)")
 	}
+	if restores {
+		f.state = fcapi.StateNotStarted
+		panic((&http.Server{Handler: f}).Serve(api))
+	}
 	text, err := os.ReadFile(option("config-file"))
 	if err == nil {
 		err = json.Unmarshal(text, &f.config)
@@ -157,14 +171,36 @@ func (f *fakeFirecracker) run() int {
 	if err != nil || !strings.HasPrefix(string(kernel), "\x7fELF") {
 		return f.fail(1, "Kernel Loader: failed to load ELF kernel image", "Elf(ReadElfHeader)")
 	}
-	for _, d := range f.config.Drives {
-		if _, err := os.Stat(d.PathOnHost); err != nil {
-			return f.fail(1, "Configuration for VMM from one single json failed: Block device error: No such file or directory (os error 2) "+d.PathOnHost, "BlockDevice")
-		}
+	if err := f.openDrives(); err != nil {
+		return f.fail(1, "Configuration for VMM from one single json failed: Block device error: "+err.Error(), "BlockDevice")
 	}
+	if err := f.start(); err != nil {
+		return f.fail(1, "Vsock error", "Vsock")
+	}
+	panic((&http.Server{Handler: f}).Serve(api))
+}
+
+// openDrives opens the disks as Firecracker does, which goes by whether they are read-only.
+func (f *fakeFirecracker) openDrives() error {
+	for _, d := range f.config.Drives {
+		flags := os.O_RDWR
+		if d.IsReadOnly {
+			flags = os.O_RDONLY
+		}
+		file, err := os.OpenFile(d.PathOnHost, flags, 0)
+		if err != nil {
+			return fmt.Errorf("No such file or directory (os error 2) %s: %w", d.PathOnHost, err)
+		}
+		file.Close()
+	}
+	return nil
+}
+
+// start has the guest run.
+func (f *fakeFirecracker) start() error {
 	vsock, err := net.Listen("unix", f.config.Vsock.UDSPath)
 	if err != nil {
-		return f.fail(1, "Vsock error", "Vsock")
+		return err
 	}
 	f.state, f.listening = fcapi.StateRunning, f.mode == modeGood || f.mode == modeFlood || f.mode == modeSlow
 	if f.mode == modePaused {
@@ -175,7 +211,7 @@ func (f *fakeFirecracker) run() int {
 		go f.flood()
 	}
 	go f.serveVsock(vsock)
-	panic((&http.Server{Handler: f}).Serve(api))
+	return nil
 }
 
 func (f *fakeFirecracker) serveVsock(l net.Listener) {
@@ -286,14 +322,116 @@ func (f *fakeFirecracker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (f *fakeFirecracker) answer(w http.ResponseWriter, r *http.Request, body []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if r.Method == http.MethodPatch && r.URL.Path == "/vm" {
+	var err error
+	switch r.Method + " " + r.URL.Path {
+	case "GET /":
+		_ = json.NewEncoder(w).Encode(fcapi.InstanceInfo{AppName: "Firecracker", ID: option("id"), State: f.state, VMMVersion: "1.16.1"})
+		return
+	case "PATCH /vm":
 		var vm fcapi.VM
-		if err := json.Unmarshal(body, &vm); err != nil {
-			panic(err)
-		}
+		err = json.Unmarshal(body, &vm)
 		f.state = map[string]string{fcapi.VMPaused: fcapi.StatePaused, fcapi.VMResumed: fcapi.StateRunning}[vm.State]
-		w.WriteHeader(http.StatusNoContent)
+	case "PUT /snapshot/create":
+		err = f.save(body)
+	case "PUT /snapshot/load":
+		err = f.load(body)
+	default:
+		if !strings.HasPrefix(r.URL.Path, "/drives/") || r.Method != http.MethodPatch {
+			panic(r.URL.Path)
+		}
+	}
+	if err != nil {
+		w.WriteHeader(http.StatusBadRequest)
+		_ = json.NewEncoder(w).Encode(map[string]string{"fault_message": err.Error()})
 		return
 	}
-	_ = json.NewEncoder(w).Encode(fcapi.InstanceInfo{AppName: "Firecracker", ID: option("id"), State: f.state, VMMVersion: "1.16.1"})
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// fakeState is the fake's file of a state.
+type fakeState struct {
+	Mode   string
+	Config fcapi.Config
+	End    string // shows that it is whole
+}
+
+func readState() (state fakeState, err error) {
+	b, err := os.ReadFile(savedName(stateFile))
+	if err == nil {
+		err = json.Unmarshal(b, &state)
+	}
+	if err == nil && state.End != "." {
+		err = fmt.Errorf("the end is missing")
+	}
+	return state, err
+}
+
+// fakePage is in the memory at this offset; the rest is zeros.
+const (
+	fakePage       = "the guest's memory"
+	fakePageOffset = 5 << 20
+)
+
+func (f *fakeFirecracker) save(body []byte) error {
+	var p fcapi.SnapshotCreateParams
+	if err := json.Unmarshal(body, &p); err != nil || f.state != fcapi.StatePaused {
+		return fmt.Errorf("Operation not allowed: not paused, or %w", err)
+	}
+	state := fakeState{f.mode, f.config, "."}
+	b, err := json.Marshal(state)
+	if err != nil {
+		return err
+	}
+	switch f.mode {
+	case modeFull:
+		if err := os.WriteFile(p.SnapshotPath, b[:7], 0o600); err != nil {
+			return err
+		}
+		return fmt.Errorf("Cannot write memory file: No space left on device (os error 28)")
+	case modeDiesSave:
+		_ = os.WriteFile(p.SnapshotPath, b[:7], 0o600)
+		os.Exit(149)
+	case modeTricks:
+		if err := os.Symlink("/etc/passwd", p.SnapshotPath); err != nil {
+			return err
+		}
+	default:
+		if err := os.WriteFile(p.SnapshotPath, b, 0o600); err != nil {
+			return err
+		}
+	}
+	memory := make([]byte, f.config.MachineConfig.MemSizeMiB<<20) // as zeros, not as a hole
+	copy(memory[fakePageOffset:], fakePage)
+	return os.WriteFile(p.MemFilePath, memory, 0o600)
+}
+
+func (f *fakeFirecracker) load(body []byte) error {
+	if f.mode == modeDiesLoad {
+		os.Exit(148)
+	}
+	var p fcapi.SnapshotLoadParams
+	if err := json.Unmarshal(body, &p); err != nil || f.state != fcapi.StateNotStarted {
+		return fmt.Errorf("Loading a microVM snapshot not allowed: %w", err)
+	}
+	state, err := readState()
+	if err != nil {
+		return fmt.Errorf("Load snapshot error: Failed to restore from snapshot: Failed to get snapshot state from file: %w", err)
+	}
+	if p.SnapshotPath != savedName(stateFile) || p.MemBackend.BackendPath != savedName(memoryFile) {
+		return fmt.Errorf("other paths: %s", body)
+	}
+	if _, err := os.ReadFile(p.MemBackend.BackendPath); err != nil {
+		return err
+	}
+	f.config = state.Config
+	if err := f.openDrives(); err != nil {
+		return err
+	}
+	if err := f.start(); err != nil {
+		return err
+	}
+	if !p.ResumeVM {
+		f.state = fcapi.StatePaused
+	}
+	return nil
 }

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 
 	"github.com/agentkernel/agentkernel/internal/engine/confine"
-	"github.com/agentkernel/agentkernel/internal/engine/firecracker/fcapi"
 	"github.com/agentkernel/agentkernel/internal/engine/vmmlog"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 	"github.com/agentkernel/agentkernel/internal/transport/hybridvsock"
@@ -22,14 +21,20 @@ const (
 	jailName    = "jail"
 	configName  = "config.json"
 	filesName   = "files"
+	spareName   = "spare"
 	consoleName = "console.pipe"
 	outputName  = "vmm.pipe"
+
+	// savingName is a directory in LogDir, which is on a disk: what a VMM saves may be larger than the runtime directory can be.
+	savingName = "saving"
+	// savingInside is what the VMM calls it.
+	savingInside = filesName + "/saving"
 )
 
 // runtimeFiles are the paths in a microVM's runtime directory.
 type runtimeFiles struct {
-	marker                                                                string
-	dir, sockets, api, vsock, ready, config, links, console, output, jail string
+	marker                                                                               string
+	dir, sockets, api, vsock, ready, config, links, spare, console, output, jail, saving string
 }
 
 func runtimeFilesOf(spec sandbox.MachineSpec) runtimeFiles {
@@ -37,14 +42,15 @@ func runtimeFilesOf(spec sandbox.MachineSpec) runtimeFiles {
 	return runtimeFiles{
 		marker: marker(spec.ID), dir: spec.RuntimeDir, sockets: in(socketsName), api: in(apiName), vsock: in(vsockName),
 		ready:  hybridvsock.HostPath(in(vsockName), sandbox.GuestReadyPort),
-		config: in(configName), links: in(filesName), console: in(consoleName), output: in(outputName), jail: in(jailName),
+		config: in(configName), links: in(filesName), spare: in(spareName), console: in(consoleName), output: in(outputName), jail: in(jailName),
+		saving: filepath.Join(spec.LogDir, savingName),
 	}
 }
 
 // remove deletes what a VMM that has ended leaves, also one that was started long ago: its files and its cgroups.
 func (f runtimeFiles) remove() error {
 	var errs []error
-	for _, path := range []string{f.links, f.sockets, f.jail, f.config, f.console, f.output} {
+	for _, path := range []string{f.links, f.sockets, f.jail, f.config, f.spare, f.console, f.output, f.saving} {
 		errs = append(errs, os.RemoveAll(path))
 	}
 	if os.Geteuid() == 0 {
@@ -55,19 +61,32 @@ func (f runtimeFiles) remove() error {
 	return errors.Join(errs...)
 }
 
-// write makes the configuration, and the directories.
-func (f runtimeFiles) write(config fcapi.Config) error {
-	b, err := json.Marshal(config)
+// write makes the configuration and the spare disk, when there are to be any, and the directories.
+func (f runtimeFiles) write(p launchPlan) error {
+	for _, dir := range []string{f.sockets, f.jail, f.saving} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return fmt.Errorf("make the VMM's directories: %w", err)
+		}
+	}
+	if p.spares() {
+		// One file is in all spare slots: nothing is ever read from it.
+		err := os.WriteFile(f.spare, nil, 0o600)
+		if err == nil {
+			err = os.Truncate(f.spare, sandbox.SpareBytes)
+		}
+		if err != nil {
+			return fmt.Errorf("make a spare disk: %w", err)
+		}
+	}
+	if p.config == nil {
+		return nil
+	}
+	b, err := json.Marshal(p.config)
 	if err != nil {
 		return fmt.Errorf("encode the VMM's configuration: %w", err)
 	}
 	if err := os.WriteFile(f.config, b, 0o600); err != nil {
 		return fmt.Errorf("write the VMM's configuration: %w", err)
-	}
-	for _, dir := range []string{f.sockets, f.jail} {
-		if err := os.Mkdir(dir, 0o700); err != nil {
-			return fmt.Errorf("make the VMM's directories: %w", err)
-		}
 	}
 	return nil
 }
@@ -81,6 +100,9 @@ func (f runtimeFiles) link(resources []resource) error {
 		if err := os.Symlink(r.path, filepath.Join(f.dir, r.name)); err != nil {
 			return fmt.Errorf("make the VMM's links: %w", err)
 		}
+	}
+	if err := os.Symlink(f.saving, filepath.Join(f.dir, savingInside)); err != nil {
+		return fmt.Errorf("make the VMM's links: %w", err)
 	}
 	return nil
 }

@@ -124,16 +124,16 @@ func (c confinement) owner(sandboxID string) (owner, error) {
 
 // handOver gives a VMM that has a user of its own what it needs: disks that are written to are its own, everything else it may
 // read. The directory of the sockets it may write to, and take nothing of ours away from. That group has no other members, and the
-// files are in directories that only root can enter.
-func (f runtimeFiles) handOver(to owner, resources []resource) error {
+// files are in directories that only root can enter. What it saves goes to a directory that it can write to while it saves (openSaving).
+func (f runtimeFiles) handOver(to owner, plan launchPlan) error {
 	if to.uid == 0 {
 		return nil
 	}
-	err := errors.Join(
-		os.Chown(f.sockets, -1, to.gid), os.Chmod(f.sockets, 0o770|os.ModeSticky),
-		os.Chown(f.config, -1, to.gid), os.Chmod(f.config, 0o640),
-	)
-	for _, r := range resources {
+	err := errors.Join(os.Chown(f.sockets, -1, to.gid), os.Chmod(f.sockets, 0o770|os.ModeSticky), os.Chown(f.saving, -1, to.gid))
+	if plan.config != nil {
+		err = errors.Join(err, os.Chown(f.config, -1, to.gid), os.Chmod(f.config, 0o640))
+	}
+	for _, r := range plan.resources {
 		if r.writable {
 			err = errors.Join(err, os.Chown(r.path, to.uid, to.gid))
 			continue
@@ -166,18 +166,22 @@ type command struct {
 }
 
 // command returns how to start Firecracker with its files.
-func (c confinement) command(bin binary, spec sandbox.MachineSpec, files runtimeFiles, resources []resource, as owner) (command, error) {
+func (c confinement) command(bin binary, spec sandbox.MachineSpec, files runtimeFiles, from launchPlan, as owner) (command, error) {
+	configured := from.config != nil
 	if c.kind == plain {
-		return command{path: bin.path, args: append([]string{program, "--id", files.marker}, arguments()...), dir: files.dir}, nil
+		return command{path: bin.path, args: append([]string{program, "--id", files.marker}, arguments(configured)...), dir: files.dir}, nil
 	}
 	plan := confine.Plan{
 		Mount: files.jail,
 		Binds: []confine.Bind{
-			{From: files.config, To: configName}, {From: files.output, To: outputName, Writable: true},
-			{From: files.sockets, To: socketsName, Writable: true},
+			{From: files.output, To: outputName, Writable: true}, {From: files.sockets, To: socketsName, Writable: true},
+			{From: files.saving, To: savingInside, Writable: true},
 		},
 	}
-	for _, r := range resources {
+	if configured {
+		plan.Binds = append(plan.Binds, confine.Bind{From: files.config, To: configName})
+	}
+	for _, r := range from.resources {
 		path, err := filepath.Abs(r.path)
 		if err != nil {
 			return command{}, fmt.Errorf("find %s: %w", r.path, err)
@@ -193,7 +197,7 @@ func (c confinement) command(bin binary, spec sandbox.MachineSpec, files runtime
 	}
 	var err error
 	if c.kind == jailed {
-		err = c.jail(&plan, bin, spec, files, as)
+		err = c.jail(&plan, bin, spec, files, as, configured)
 	} else {
 		plan.Binds = append(plan.Binds, confine.Bind{From: bin.path, To: program})
 		if runtime.GOARCH == "arm64" {
@@ -201,7 +205,7 @@ func (c confinement) command(bin binary, spec sandbox.MachineSpec, files runtime
 		}
 		plan.Pivot, plan.UID, plan.GID = true, as.uid, as.gid
 		plan.Devices = []string{"kvm", "urandom", "userfaultfd"}
-		plan.Args = append([]string{"/" + program, "--id", files.marker}, arguments()...)
+		plan.Args = append([]string{"/" + program, "--id", files.marker}, arguments(configured)...)
 	}
 	if err != nil {
 		return command{}, err
@@ -219,7 +223,7 @@ const otherThreads = 30
 
 // jail completes a plan for the jailer, which makes the root directory below a directory with the name of the program and the id:
 // docs/jailer.md of Firecracker.
-func (c confinement) jail(plan *confine.Plan, bin binary, spec sandbox.MachineSpec, files runtimeFiles, as owner) error {
+func (c confinement) jail(plan *confine.Plan, bin binary, spec sandbox.MachineSpec, files runtimeFiles, as owner, configured bool) error {
 	path, err := filepath.EvalSymlinks(bin.path) // as the jailer does before it takes the name
 	if err != nil {
 		return fmt.Errorf("find Firecracker: %w", err)
@@ -235,6 +239,6 @@ func (c confinement) jail(plan *confine.Plan, bin binary, spec sandbox.MachineSp
 		c.jailer.path, "--id", files.marker, "--exec-file", path, "--chroot-base-dir", files.jail,
 		"--uid", fmt.Sprint(as.uid), "--gid", fmt.Sprint(as.gid),
 	}, cgroup...)
-	plan.Args = append(append(plan.Args, "--"), arguments()...)
+	plan.Args = append(append(plan.Args, "--"), arguments(configured)...)
 	return nil
 }

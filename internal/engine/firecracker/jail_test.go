@@ -105,12 +105,15 @@ func TestConfined(t *testing.T) {
 		if err := m.Pause(t.Context()); err != nil {
 			t.Error(err)
 		}
-		// The next daemon takes it over.
+		// The next daemon takes it over, paused.
 		if err := m.Release(); err != nil {
 			t.Fatal(err)
 		}
 		again, err := e.Adopt(t.Context(), spec, m.Record())
 		if err != nil {
+			t.Fatal(err)
+		}
+		if err := again.(sandbox.Pauser).Resume(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		checkGuest(t, again)

@@ -20,16 +20,17 @@ import (
 func marker(id string) string { return "agentkernel-" + id }
 
 // arguments returns what follows --id, which a jailer gives by itself. The paths are relative to the runtime directory, or to the
-// root directory that has the same in it.
-func arguments() []string {
-	return []string{
-		"--api-sock", apiName, "--config-file", configName,
-		"--log-path", outputName, "--level", "Warning", "--show-level",
+// root directory that has the same in it. Without a configuration Firecracker waits for a request, which is to restore a state.
+func arguments(configured bool) []string {
+	args := []string{"--api-sock", apiName, "--log-path", outputName, "--level", "Warning", "--show-level"}
+	if configured {
+		args = append(args, "--config-file", configName)
 	}
+	return args
 }
 
-// Launch starts a Firecracker for spec. It returns when Firecracker says that the guest was started; the guest boots
-// meanwhile. What Firecracker says when it cannot is in the error.
+// Launch starts a Firecracker for spec. It returns when Firecracker says that the guest was started, or goes on from a saved
+// state; it boots meanwhile. What Firecracker says when it cannot is in the error.
 func (e *Engine) Launch(ctx context.Context, spec sandbox.MachineSpec) (sandbox.Machine, error) {
 	if err := check(spec, hostArch()); err != nil {
 		return nil, fmt.Errorf("prepare a microVM: %w", err)
@@ -38,9 +39,12 @@ func (e *Engine) Launch(ctx context.Context, spec sandbox.MachineSpec) (sandbox.
 	if err != nil {
 		return nil, err
 	}
-	for what, path := range map[string]string{"kernel": spec.Kernel.Path, "initramfs": spec.Initrd} {
-		if _, err := os.Stat(path); err != nil {
-			return nil, fmt.Errorf("find the %s: %w", what, err)
+	if spec.From != nil {
+		if err := restorableBy(bin, *spec.From); err != nil {
+			return nil, err
+		}
+		if err := checkMemory(spec); err != nil {
+			return nil, fmt.Errorf("restore a microVM: %w", err)
 		}
 	}
 	confined, err := e.confinement(ctx, bin)
@@ -65,12 +69,15 @@ func (e *Engine) launch(ctx context.Context, bin binary, confined confinement, s
 	if err := files.remove(); err != nil { // Firecracker does not replace a socket
 		return nil, fmt.Errorf("remove old files of the VMM: %w", err)
 	}
-	config, resources := configuration(spec)
-	if err := files.write(config); err != nil {
+	plan, err := planOf(spec, files.spare)
+	if err != nil {
+		return nil, fmt.Errorf("prepare a microVM: %w", err)
+	}
+	if err := files.write(plan); err != nil {
 		return nil, err
 	}
 	if confined.kind == plain {
-		if err := files.link(resources); err != nil {
+		if err := files.link(plan.resources); err != nil {
 			return nil, err
 		}
 	}
@@ -78,10 +85,10 @@ func (e *Engine) launch(ctx context.Context, bin binary, confined confinement, s
 	if err != nil {
 		return nil, err
 	}
-	if err := files.handOver(as, resources); err != nil {
+	if err := files.handOver(as, plan); err != nil {
 		return nil, err
 	}
-	cmd, err := confined.command(bin, spec, files, resources, as)
+	cmd, err := confined.command(bin, spec, files, plan, as)
 	if err != nil {
 		return nil, err
 	}
@@ -103,13 +110,17 @@ func (e *Engine) launch(ctx context.Context, bin binary, confined confinement, s
 	id := proc.Identity()
 	rec := sandbox.MachineRecord{
 		Engine: engineName, EngineWhy: spec.EngineWhy, Accelerator: accelKVM, PID: id.PID, StartTime: id.StartTime, BootID: id.BootID,
+		Disks: plan.disks,
 	}
 	m, err := e.attach(proc, rec, spec, logs, streams, false)
 	if err != nil {
 		return nil, errors.Join(err, vmm.KillAndWait(ctx, name, proc))
 	}
 	m.Parts = []sandbox.Stage{{Name: "fork", Duration: forked.Sub(begin)}}
-	if err := m.started(ctx, appeared, forked); err != nil {
+	if spec.From != nil {
+		m.restored = guestDisks(spec, plan)
+	}
+	if err := m.started(ctx, appeared, forked, spec.From); err != nil {
 		return nil, errors.Join(err, m.Kill(context.WithoutCancel(ctx)))
 	}
 	if m.Rec.Confinement, err = confine.Measure(id.PID); err != nil {
@@ -157,19 +168,22 @@ func spawn(cmd command, files runtimeFiles, as owner) (_ *process.Process, s str
 	return proc, s, nil
 }
 
-// started waits until Firecracker has started the guest.
-func (m *machine) started(ctx context.Context, appeared *dirWatch, forked time.Time) error {
+// started waits until Firecracker has started the guest, or has it go on from a saved state.
+func (m *machine) started(ctx context.Context, appeared *dirWatch, forked time.Time, from *sandbox.SavedState) error {
 	alive, cancel := during(m.Life(), ctx)
 	defer cancel()
 	err := appeared.wait(alive, m.files.api)
 	var info fcapi.InstanceInfo
 	if err == nil {
-		m.Parts = append(m.Parts, sandbox.Stage{Name: "vmm-api", Duration: time.Since(forked)})
+		m.mark("vmm-api", forked)
 		listening := time.Now()
 		var c *fcapi.Client
 		if c, info, err = m.connect(alive); err == nil {
-			c.Close()
-			m.Parts = append(m.Parts, sandbox.Stage{Name: "vmm-start", Duration: time.Since(listening)})
+			defer c.Close()
+			m.mark("vmm-start", listening)
+			if from != nil {
+				info, err = m.restore(alive, c, *from)
+			}
 		}
 	}
 	switch {
@@ -180,12 +194,16 @@ func (m *machine) started(ctx context.Context, appeared *dirWatch, forked time.T
 	case ctx.Err() != nil:
 		return fmt.Errorf("wait for Firecracker: %w", context.Cause(ctx))
 	}
-	return m.explainFailure(ctx, err)
+	why := m.explainFailure(ctx, err)
+	if why == nil && from != nil {
+		return fmt.Errorf("restore the microVM: Firecracker ended without a word: %w", err)
+	}
+	return why
 }
 
-// endTimeout is how long a Firecracker whose API socket broke may take to end. The kernel closes its sockets when it ends, so
-// one that takes longer has not.
-const endTimeout = 2 * time.Second
+func (m *machine) mark(stage string, since time.Time) {
+	m.Parts = append(m.Parts, sandbox.Stage{Name: stage, Duration: time.Since(since)})
+}
 
 // explainFailure returns what Firecracker said about a start that failed with err, or nil when the guest did start and has
 // ended already: Done and Exit say so then.
@@ -195,19 +213,12 @@ func (m *machine) explainFailure(ctx context.Context, err error) error {
 		return sandbox.Errorf(sandbox.Failure, hintFor(fault.Message), "start Firecracker: %w", err)
 	}
 	// Its socket broke or never came: it is about to end, or does not speak as Firecracker does.
-	timeout, cancel := context.WithTimeout(ctx, endTimeout)
-	defer cancel()
-	select {
-	case <-m.Done():
-	case <-timeout.Done():
+	detail, ended := m.ended(ctx)
+	switch {
+	case !ended:
 		return fmt.Errorf("talk to Firecracker: %w", err)
-	}
-	if m.Exit().Code == 0 {
+	case m.Exit().Code == 0:
 		return nil
-	}
-	detail := m.Exit().Detail
-	if detail == "" {
-		detail = fmt.Sprintf("it ended with code %d %s", m.Exit().Code, m.Exit().Signal)
 	}
 	return sandbox.Errorf(sandbox.Failure, hintFor(detail), "start Firecracker: %s", detail)
 }

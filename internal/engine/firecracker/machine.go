@@ -22,13 +22,17 @@ type machine struct {
 	files runtimeFiles
 	link  *link
 
+	restored []sandbox.GuestDisk // when Launch restored it
+	saving   chan struct{}       // has room while no state is being saved
+
 	mu     sync.Mutex
 	client *fcapi.Client // nil until it is needed
 }
 
 var (
 	_ sandbox.Machine = (*machine)(nil)
-	_ sandbox.Pauser  = (*machine)(nil)
+	_ sandbox.Saver   = (*machine)(nil)
+	_ sandbox.Placer  = (*machine)(nil)
 	_ sandbox.Stager  = (*machine)(nil)
 )
 
@@ -38,10 +42,14 @@ var (
 func (e *Engine) attach(proc *process.Process, rec sandbox.MachineRecord, spec sandbox.MachineSpec, logs vmmlog.Logs, s streams, adopted bool) (*machine, error) {
 	m := &machine{
 		VMM:   vmm.Take(name, proc, rec, logs, e.log.With("sandbox", spec.ID, "pid", rec.PID)),
-		files: runtimeFilesOf(spec),
+		files: runtimeFilesOf(spec), saving: make(chan struct{}, 1),
 	}
 	var err error
-	m.link, err = newLink(m.Life(), m.files, rec.PID)
+	if spec.From != nil && !adopted {
+		m.link = deafLink(m.Life(), m.files, rec.PID) // its guest has knocked before it was saved
+	} else {
+		m.link, err = newLink(m.Life(), m.files, rec.PID)
+	}
 	if err != nil && adopted {
 		m.Log.Warn("an adopted guest that does not listen yet cannot say when it does", "err", err)
 		m.link, err = deafLink(m.Life(), m.files, rec.PID), nil
@@ -82,41 +90,6 @@ func (m *machine) explain(status process.Status) sandbox.Exit {
 
 func (m *machine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	return m.link.dial(ctx, port)
-}
-
-// Pause halts the vCPUs.
-func (m *machine) Pause(ctx context.Context) error { return m.tell(ctx, (*fcapi.Client).Pause) }
-
-// Resume lets the vCPUs go on.
-func (m *machine) Resume(ctx context.Context) error { return m.tell(ctx, (*fcapi.Client).Resume) }
-
-// Paused asks whether the vCPUs are halted.
-func (m *machine) Paused(ctx context.Context) (paused bool, err error) {
-	err = m.tell(ctx, func(c *fcapi.Client, ctx context.Context) error {
-		info, err := c.InstanceInfo(ctx)
-		paused = info.State == fcapi.StatePaused
-		return err
-	})
-	return paused, err
-}
-
-// tell makes a request. The connection is closed after it: one that waits for the next request would cost memory all the
-// time.
-func (m *machine) tell(ctx context.Context, request func(*fcapi.Client, context.Context) error) error {
-	ctx, cancel := during(m.Life(), ctx)
-	defer cancel()
-	if err := context.Cause(ctx); err != nil {
-		return err
-	}
-	c, _, err := m.connect(ctx)
-	if err == nil {
-		defer c.Close()
-		err = request(c, ctx)
-	}
-	if cause := context.Cause(ctx); err != nil && cause != nil {
-		return cause
-	}
-	return err
 }
 
 // connect returns a client, and at the first time, what Firecracker says of itself.

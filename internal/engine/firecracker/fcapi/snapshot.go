@@ -6,8 +6,14 @@ import "context"
 type SnapshotCreateParams struct {
 	SnapshotPath string `json:"snapshot_path"` // the state
 	MemFilePath  string `json:"mem_file_path"`
-	SnapshotType string `json:"snapshot_type,omitempty"` // Full or Diff
+	SnapshotType string `json:"snapshot_type,omitempty"` // SnapshotFull or SnapshotDiff
 }
+
+// Values of SnapshotCreateParams.SnapshotType.
+const (
+	SnapshotFull = "Full"
+	SnapshotDiff = "Diff"
+)
 
 // CreateSnapshot writes a snapshot.
 func (c *Client) CreateSnapshot(ctx context.Context, p SnapshotCreateParams) error {
