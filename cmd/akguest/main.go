@@ -19,6 +19,7 @@ import (
 	guestv1 "github.com/agentkernel/agentkernel/api/guest/v1"
 	"github.com/agentkernel/agentkernel/internal/guest/agent"
 	"github.com/agentkernel/agentkernel/internal/guest/boot"
+	"github.com/agentkernel/agentkernel/internal/guest/bulk"
 	"github.com/agentkernel/agentkernel/internal/guest/exec"
 	"github.com/agentkernel/agentkernel/internal/guest/files"
 	"github.com/agentkernel/agentkernel/internal/guest/forward"
@@ -130,7 +131,8 @@ func run(began time.Duration) error {
 			Shutdown: func(grace time.Duration) { failed <- power.Off(r, mounts.Writable(), grace, os.Stdout) },
 		}, control...)
 	}()
-	handlers := stream.Handlers{"forward": once(entered, forward.Handle), "files": once(entered, files.Handle)}
+	copies := files.Service{Bulk: bulk.New(mounts.Upper)}
+	handlers := stream.Handlers{"forward": once(entered, forward.Handle), "files": once(entered, copies.Handle)}
 	go func() { failed <- handlers.Serve(context.Background(), streams...) }()
 	return <-failed
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/agentkernel/agentkernel/internal/project"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 	"github.com/agentkernel/agentkernel/internal/store"
+	"github.com/agentkernel/agentkernel/internal/transport/bulk"
 )
 
 // system is a daemon's parts.
@@ -90,6 +91,9 @@ func build(dirs paths.Dirs, log *slog.Logger) (*system, error) {
 			Kernel:       func(arch sandbox.Arch) (sandbox.KernelImage, error) { return latestKernel(kernels, arch) },
 			Initrd:       (&initrds{dir: filepath.Join(dirs.Cache(), "initramfs")}).path,
 			CreateUpper: func(ctx context.Context, path string, sizeMiB int) error {
+				return disk.CreateUpper(ctx, filepath.Join(dirs.Cache(), "disks"), path, sizeMiB, bulk.Size>>20)
+			},
+			CreateVolume: func(ctx context.Context, path string, sizeMiB int) error {
 				return disk.Create(ctx, filepath.Join(dirs.Cache(), "disks"), path, sizeMiB)
 			},
 			PackProject: func(ctx context.Context, dir, path string) ([]string, error) {

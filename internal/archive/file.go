@@ -12,7 +12,7 @@ import (
 
 // file makes a regular file.
 func (u *unpacker) file(dir int, base string, h *tar.Header, r io.Reader) error {
-	if h.Size > int64(len(u.buf)) || sparse(h) {
+	if h.Size > bufferSize || sparse(h) {
 		return u.large(dir, base, h, r)
 	}
 	content := u.buf[:h.Size]
@@ -42,17 +42,7 @@ func (u *unpacker) large(dir int, base string, h *tar.Header, r io.Reader) error
 		if sparse(h) {
 			return u.sparse(fd, h.Size, r)
 		}
-		for left := h.Size; left > 0; {
-			n, err := io.ReadAtLeast(r, u.buf[:min(int64(len(u.buf)), left)], int(min(left, smallFile)))
-			if err != nil {
-				return short(err)
-			}
-			if err := write(fd, u.buf[:n]); err != nil {
-				return err
-			}
-			left -= int64(n)
-		}
-		return nil
+		return u.content(fd, h.Size, r)
 	})
 	if err != nil {
 		return err
@@ -62,6 +52,39 @@ func (u *unpacker) large(dir int, base string, h *tar.Header, r io.Reader) error
 		return err
 	}
 	return nil
+}
+
+// content writes a file of this size. What is left of a block waits for what follows it, so that direct writing is in whole
+// blocks; the last is written as other files are.
+func (u *unpacker) content(fd int, size int64, r io.Reader) error {
+	direct := u.o.Direct && size >= directFile && setDirect(fd, true)
+	held := 0 // bytes at the begin of buf
+	for left := size; left > 0; {
+		room := u.buf[held:min(int64(len(u.buf)), int64(held)+left)]
+		n, err := io.ReadAtLeast(r, room, min(len(room), smallFile))
+		if err != nil {
+			return short(err)
+		}
+		left -= int64(n)
+		n += held
+		now := n
+		if direct {
+			now &^= directUnit - 1
+		}
+		err = write(fd, u.buf[:now])
+		if direct && errors.Is(err, unix.EINVAL) && setDirect(fd, false) { // nothing is written: the file system asks for more
+			direct = false
+			err = write(fd, u.buf[:now])
+		}
+		if err != nil {
+			return err
+		}
+		held = copy(u.buf, u.buf[now:n])
+	}
+	if held > 0 && !setDirect(fd, false) {
+		return unix.EINVAL
+	}
+	return write(fd, u.buf[:held])
 }
 
 // create makes a file that does not exist, with its content and all that belongs to it; when that fails, there is none.

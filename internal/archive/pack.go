@@ -22,13 +22,15 @@ type PackOptions struct {
 	Follow bool
 	// KeepXattr says which extended attributes are kept.
 	KeepXattr func(name string) bool
+	// Direct reads large files past the page cache, and hands on up to 1 MiB at a time, in memory that is Aligned.
+	Direct bool
 }
 
 // Pack writes the archive of a file or of a directory with all below it to w, which gets up to 256 KiB at a time. Nothing
 // is followed below the path, and file systems of the kernel (proc, sysfs and their like) that are mounted there are left
 // empty. What cannot be read is left out and counted in the warnings; an error says that the archive is not whole.
 func Pack(w io.Writer, name string, o PackOptions) (Warnings, error) {
-	p := &packer{o: o, w: newWriter(w), links: map[inode]*linked{}, xattrs: make([]byte, 4096), scratch: make([]byte, 2*smallFile)}
+	p := &packer{o: o, w: newWriter(w, o.Direct), links: map[inode]*linked{}, xattrs: make([]byte, 4096), scratch: make([]byte, 2*smallFile)}
 	parts, err := split(o.Name)
 	if err != nil || len(parts) > 1 {
 		return p.warnings, fmt.Errorf("%q cannot be the name of an archive's member", o.Name)
@@ -247,6 +249,7 @@ func (p *packer) file(dir int, base string, m *member) error {
 	if m.data == nil && m.size <= smallFile {
 		return p.small(fd, m)
 	}
+	direct := p.o.Direct && m.size >= directFile && setDirect(fd, true)
 	if err := p.w.header(m); err != nil {
 		return err
 	}
@@ -257,7 +260,7 @@ func (p *packer) file(dir int, base string, m *member) error {
 	total := int64(0)
 	for _, e := range data {
 		total += e.length
-		if err := p.content(fd, m.name, e); err != nil {
+		if err := p.content(fd, m.name, e, direct); err != nil {
 			return err
 		}
 	}
@@ -295,16 +298,25 @@ func (p *packer) small(fd int, m *member) error {
 }
 
 // content writes a part of a file. What the file has lost since its size was asked for becomes zeros.
-func (p *packer) content(fd int, name string, e extent) error {
+func (p *packer) content(fd int, name string, e extent, direct bool) error {
 	for offset, left := e.offset, e.length; left > 0; {
 		room, err := p.w.space(int(min(left, smallFile)))
 		if err != nil {
 			return err
 		}
-		n, err := unix.Pread(fd, room[:min(int64(len(room)), left)], offset)
+		want := min(int64(len(room)), left)
+		if direct { // up to the end of a block, for which there is room; all before in the archive is whole blocks
+			want = min(int64(len(room)), (left+blockSize-1)&^(blockSize-1))
+		}
+		n, err := unix.Pread(fd, room[:want], offset)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
+		if errors.Is(err, unix.EINVAL) && direct { // a hole ends within a block, or the file system asks for more
+			direct = !setDirect(fd, false)
+			continue
+		}
+		n = int(min(int64(n), left)) // the file may have grown
 		if err != nil {
 			p.warnings.add("%q is not whole: %v", name, err)
 			return p.w.zeros(left)

@@ -23,6 +23,8 @@ type UnpackOptions struct {
 	Devices bool
 	// KeepXattr says which extended attributes are set.
 	KeepXattr func(name string) bool
+	// Direct writes large files past the page cache, and reads what is in them with Aligned memory, up to 1 MiB at a time.
+	Direct bool
 }
 
 // ConflictError is returned when a member cannot take the place of what is there.
@@ -49,7 +51,12 @@ func Unpack(r io.Reader, dir string, o UnpackOptions) (Warnings, error) {
 	if err != nil {
 		return Warnings{}, fmt.Errorf("open the target directory %s: %w", dir, err)
 	}
-	u := &unpacker{o: o, tree: newTree(root), buf: make([]byte, bufferSize), umask: umask()}
+	u := &unpacker{o: o, tree: newTree(root), umask: umask()}
+	if o.Direct {
+		u.buf = Aligned(directBuffer)
+	} else {
+		u.buf = make([]byte, bufferSize)
+	}
 	defer unix.Close(root)
 	err = u.members(r)
 	if leaveErr := u.tree.leave(0); err == nil && leaveErr != nil {

@@ -40,11 +40,16 @@ type extent struct{ offset, length int64 }
 // writer writes an archive in large pieces. The caller puts a member's bytes straight into its buffer.
 type writer struct {
 	w   io.Writer
-	buf []byte // what is to be written; its capacity is bufferSize
+	buf []byte // what is to be written; its capacity is that of one write
 	pax []byte
 }
 
-func newWriter(w io.Writer) *writer { return &writer{w: w, buf: make([]byte, 0, bufferSize)} }
+func newWriter(w io.Writer, direct bool) *writer {
+	if direct {
+		return &writer{w: w, buf: Aligned(directBuffer)[:0]}
+	}
+	return &writer{w: w, buf: make([]byte, 0, bufferSize)}
+}
 
 func (w *writer) flush() error {
 	if len(w.buf) == 0 {

@@ -26,10 +26,18 @@ func needMke2fs(t testing.TB) {
 func TestCreate(t *testing.T) {
 	needMke2fs(t)
 	ctx := context.Background()
-	for _, sizeMiB := range []int{64, 1024, sandbox.DefaultDiskMiB} {
+	const behind = 16
+	for _, sizeMiB := range []int{64, 1024, 64 + behind, sandbox.DefaultDiskMiB + behind} {
 		dir := t.TempDir()
 		path := filepath.Join(dir, "upper.ext4")
-		if err := Create(ctx, filepath.Join(dir, "cache"), path, sizeMiB); err != nil {
+		cache := filepath.Join(dir, "cache")
+		var err error
+		if fs := sizeMiB - behind; sizeMiB%64 == behind {
+			err = CreateUpper(ctx, cache, path, fs, behind)
+		} else {
+			err = Create(ctx, cache, path, sizeMiB)
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 		info, err := os.Stat(path)
@@ -95,7 +103,7 @@ func TestCreateReplacesADamagedTemplate(t *testing.T) {
 	needMke2fs(t)
 	dir := t.TempDir()
 	ctx := context.Background()
-	good, err := template(ctx, dir, 64)
+	good, err := layout{64, 0, checksums}.template(ctx, dir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	guestv1 "github.com/agentkernel/agentkernel/api/guest/v1"
+	"github.com/agentkernel/agentkernel/internal/transport/bulk"
 	"github.com/agentkernel/agentkernel/internal/transport/pieces"
 )
 
@@ -35,11 +36,18 @@ func (f *Files) Read(ctx context.Context, path string, offset, length int64) (*D
 }
 
 func (f *Files) download(ctx context.Context, req *guestv1.FilesRequest) (*Download, error) {
+	region := f.offer(req)
 	conn, err := f.open(ctx, req)
 	if err != nil {
+		if region != nil {
+			region.Release()
+		}
 		return nil, err
 	}
-	d := &Download{conn: conn, r: pieces.NewReader(conn), explain: f.explain, ctx: ctx}
+	d := &Download{conn: conn, r: pieces.NewReader(conn), region: region, explain: f.explain, ctx: ctx}
+	if region != nil {
+		d.r.Use(region, func() error { return pieces.Free(conn, 1) })
+	}
 	d.stop = context.AfterFunc(ctx, func() { _ = conn.Close() })
 	err = d.first()
 	if ctx.Err() != nil {
@@ -61,6 +69,7 @@ type Download struct {
 	ctx     context.Context
 	stop    func() bool
 	r       *pieces.Reader
+	region  *bulk.Region
 	explain func(error) error
 	err     error
 }
@@ -111,7 +120,11 @@ func (d *Download) Read(p []byte) (int, error) {
 // Close ends the operation.
 func (d *Download) Close() error {
 	d.stop()
-	return d.conn.Close()
+	err := d.conn.Close()
+	if d.region != nil {
+		d.region.Release()
+	}
+	return err
 }
 
 // Unpack sends a tar archive into a directory; owner keeps the archive's numeric owners. It reads r in another goroutine,
@@ -144,27 +157,36 @@ func (f *Files) Write(ctx context.Context, spec WriteSpec, r io.Reader) (FileInf
 
 // upload sends r, when it is not nil, and returns the guest's result, which may come before the end of r.
 func (f *Files) upload(ctx context.Context, req *guestv1.FilesRequest, r io.Reader) (*guestv1.FilesResult, error) {
+	var region *bulk.Region
+	if r != nil {
+		if region = f.offer(req); region != nil {
+			defer region.Release()
+		}
+	}
 	conn, err := f.open(ctx, req)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	back := pieces.NewReader(conn)
 	sent := make(chan error, 1)
 	if r != nil {
+		credit := pieces.NewCredit(0)
+		defer credit.Close()
+		w := pieces.NewWriter(conn)
+		if region != nil {
+			w.Use(region, credit)
+			back.Count(credit)
+		}
 		go func() { // ends when r does, or with its next piece
-			w := pieces.NewWriter(conn)
-			_, err := io.CopyBuffer(w, struct{ io.Reader }{r}, make([]byte, pieces.Max))
-			if err == nil {
-				err = w.End(nil)
-			}
+			err := send(w, r, region != nil)
 			sent <- err
 			if err != nil {
 				_ = conn.Close() // the guest shall not wait for more
 			}
 		}()
 	}
-	back := pieces.NewReader(conn)
 	_, err = back.Piece(nil)
 	if !errors.Is(err, io.EOF) {
 		if err == nil {
@@ -183,6 +205,41 @@ func (f *Files) upload(ctx context.Context, req *guestv1.FilesRequest, r io.Read
 		return nil, f.explain(err)
 	}
 	return result(back)
+}
+
+// send sends r and the end. With slots it waits until it can fill one: each costs the guest the same, however full.
+func send(w *pieces.Writer, r io.Reader, slots bool) error {
+	if !slots {
+		_, err := io.CopyBuffer(w, struct{ io.Reader }{r}, make([]byte, pieces.Max))
+		if err != nil {
+			return err
+		}
+		return w.End(nil)
+	}
+	buf := make([]byte, pieces.SlotSize)
+	for {
+		n, err := fill(r, buf)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		if _, err := w.Write(buf[:n]); err != nil {
+			return err
+		}
+		if err != nil {
+			return w.End(nil)
+		}
+	}
+}
+
+// fill reads until p is full. At the end of r it returns io.EOF, and what r returns for anything else: io.ReadFull's errors do not
+// tell a short end from a body that broke off.
+func fill(r io.Reader, p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		var k int
+		k, err = r.Read(p[n:])
+		n += k
+	}
+	return n, err
 }
 
 // List calls each with the files of a directory, some at a time, in no order, until it returns an error.

@@ -12,6 +12,7 @@ import (
 
 	guestv1 "github.com/agentkernel/agentkernel/api/guest/v1"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
+	"github.com/agentkernel/agentkernel/internal/transport/bulk"
 	"github.com/agentkernel/agentkernel/internal/transport/pieces"
 )
 
@@ -52,10 +53,26 @@ type OpenFiles func(context.Context, *guestv1.StreamRequest) (Conn, error)
 type Files struct {
 	begin   OpenFiles
 	explain func(error) error
+	area    *bulk.Area
 }
 
-// NewFiles returns the files behind begin. What breaks a connection is told through explain.
-func NewFiles(begin OpenFiles, explain func(error) error) *Files { return &Files{begin, explain} }
+// NewFiles returns the files behind begin. What breaks a connection is told through explain. Large pieces pass through the
+// area, unless it is nil.
+func NewFiles(begin OpenFiles, explain func(error) error, area *bulk.Area) *Files {
+	return &Files{begin, explain, area}
+}
+
+// offer takes a region for an operation with many bytes and offers it to the guest. It may be nil; else it is to be released.
+func (f *Files) offer(req *guestv1.FilesRequest) *bulk.Region {
+	if f.area == nil {
+		return nil
+	}
+	r := f.area.Take()
+	if r != nil {
+		req.BulkOffset = uint64(r.Offset)
+	}
+	return r
+}
 
 // open begins an operation.
 func (f *Files) open(ctx context.Context, req *guestv1.FilesRequest) (Conn, error) {

@@ -29,7 +29,7 @@ func scripted(t testing.TB, says []byte) *Files {
 		t.Cleanup(func() { host.Close() })
 		return host, nil
 	}
-	return NewFiles(begin, func(err error) error { return err })
+	return NewFiles(begin, func(err error) error { return err }, nil)
 }
 
 func message(t testing.TB, m proto.Message) []byte {
@@ -154,7 +154,7 @@ func TestFilesCanceled(t *testing.T) {
 		t.Cleanup(func() { host.Close(); guest.Close() })
 		return host, nil
 	}
-	f := NewFiles(begin, func(err error) error { return err })
+	f := NewFiles(begin, func(err error) error { return err }, nil)
 	for name, do := range map[string]func(context.Context) error{
 		"stat":   func(ctx context.Context) error { _, err := f.Stat(ctx, "/x", false); return err },
 		"read":   func(ctx context.Context) error { _, err := f.Read(ctx, "/x", 0, 0); return err },

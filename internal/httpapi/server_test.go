@@ -32,6 +32,7 @@ func newServer(t *testing.T, stop func()) *httptest.Server {
 			return sandbox.Image{Digest: "sha256:0"}, nil
 		},
 		CreateUpper: func(context.Context, string, int) error { return nil },
+		CreateVolume: func(context.Context, string, int) error { return nil },
 		DiskUsed:    func(string) (int64, error) { return 0, nil },
 	})
 	t.Cleanup(m.Close)

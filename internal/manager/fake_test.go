@@ -281,6 +281,7 @@ func (h *host) boot() *Manager {
 		Kernel:      func(sandbox.Arch) (sandbox.KernelImage, error) { return sandbox.KernelImage{Version: "6.1"}, nil },
 		Initrd:      func(context.Context, sandbox.Arch) (string, error) { return "", nil },
 		CreateUpper: func(_ context.Context, path string, _ int) error { return os.WriteFile(path, nil, 0o600) },
+		CreateVolume: func(_ context.Context, path string, _ int) error { return os.WriteFile(path, nil, 0o600) },
 		DiskUsed:    func(string) (int64, error) { return 4096, nil },
 		NeedsRecovery: func(path string) (bool, error) {
 			content, err := os.ReadFile(path)

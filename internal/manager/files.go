@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	guestv1 "github.com/agentkernel/agentkernel/api/guest/v1"
 	"github.com/agentkernel/agentkernel/internal/guestrpc"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
+	"github.com/agentkernel/agentkernel/internal/transport/bulk"
 )
 
 // Files returns the files of a running sandbox.
@@ -27,7 +29,20 @@ func (m *Manager) Files(ctx context.Context, name string) (*guestrpc.Files, erro
 		}
 		return c.Conn, nil // files are not sent in chunks
 	}
-	return guestrpc.NewFiles(begin, r.explainFiles), nil
+	return guestrpc.NewFiles(begin, r.explainFiles, m.bulk(r)), nil
+}
+
+// bulk is where large pieces pass between this host and a guest; nil where the channel is as fast, which only a serial port is not.
+func (m *Manager) bulk(r running) *bulk.Area {
+	if r.machine.Record().LinkToken == "" {
+		return nil
+	}
+	r.b.mu.Lock()
+	defer r.b.mu.Unlock()
+	if r.b.bulk == nil { // one for the whole life of the sandbox: it knows which regions are in use
+		r.b.bulk = bulk.New(filepath.Join(m.d.Store.Dir(r.b.rec.ID), upperFile), int64(r.b.rec.Spec.DiskMiB)<<20)
+	}
+	return r.b.bulk
 }
 
 // explainFiles says whether the end of the microVM is behind an error of a connection to it.

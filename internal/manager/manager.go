@@ -21,6 +21,7 @@ import (
 	"github.com/agentkernel/agentkernel/internal/events"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 	"github.com/agentkernel/agentkernel/internal/store"
+	"github.com/agentkernel/agentkernel/internal/transport/bulk"
 )
 
 // Deps is what a Manager works with. The functions reach into packages that it does not import.
@@ -42,8 +43,10 @@ type Deps struct {
 	Kernel func(arch sandbox.Arch) (sandbox.KernelImage, error)
 	// Initrd is the path of the initramfs with the guest agent.
 	Initrd func(ctx context.Context, arch sandbox.Arch) (string, error)
-	// CreateUpper makes an empty ext4 disk, for a volume as well.
+	// CreateUpper makes an empty ext4 disk for a sandbox, in a file that goes on for bulk.Size bytes behind its sizeMiB MiB.
 	CreateUpper func(ctx context.Context, path string, sizeMiB int) error
+	// CreateVolume makes an empty ext4 disk for a volume.
+	CreateVolume func(ctx context.Context, path string, sizeMiB int) error
 	// PackProject copies a directory into a read-only ext4 image; the warnings are for the user.
 	PackProject func(ctx context.Context, dir, path string) (warnings []string, err error)
 	// DiskUsed is how many bytes of the host's disk a file takes.
@@ -99,7 +102,8 @@ type box struct {
 	firstExec   bool      // whether the first exec since the start has been timed
 	idle        idleness
 	published   *publication
-	connections int // to servers in the guest
+	connections int        // to servers in the guest
+	bulk        *bulk.Area // nil until it is used
 }
 
 // New returns a manager that knows no sandbox yet: call Reconcile before anything else.

@@ -80,7 +80,7 @@ func (m *Manager) makeVolume(ctx context.Context, v sandbox.Volume) (err error) 
 			err = errors.Join(err, m.d.Volumes.Discard(v.ID))
 		}
 	}()
-	if err := m.d.CreateUpper(ctx, filepath.Join(dir, volumeFile), v.SizeMiB); err != nil {
+	if err := m.d.CreateVolume(ctx, filepath.Join(dir, volumeFile), v.SizeMiB); err != nil {
 		return err
 	}
 	return m.d.Volumes.Commit(v)

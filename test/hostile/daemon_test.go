@@ -25,6 +25,7 @@ import (
 	"github.com/agentkernel/agentkernel/internal/manager"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 	"github.com/agentkernel/agentkernel/internal/store"
+	"github.com/agentkernel/agentkernel/internal/transport/bulk"
 	"github.com/agentkernel/agentkernel/internal/unixsock"
 	"github.com/agentkernel/agentkernel/pkg/client"
 )
@@ -66,7 +67,7 @@ func (m *machine) Dial(_ context.Context, port uint32) (net.Conn, error) {
 }
 
 func (m *machine) Record() sandbox.MachineRecord {
-	return sandbox.MachineRecord{Engine: "fake", PID: 1 << 30, BootID: "boot"}
+	return sandbox.MachineRecord{Engine: "fake", PID: 1 << 30, BootID: "boot", LinkToken: "00"}
 }
 
 func (m *machine) Kill(context.Context) error {
@@ -153,10 +154,13 @@ func newDaemon(t *testing.T, evil *guest, ports ...apiv1.Port) *daemon {
 		ResolveImage: func(_ context.Context, ref string, arch sandbox.Arch) (sandbox.Image, error) {
 			return sandbox.Image{Name: ref, Digest: "sha256:0", FS: "erofs", Arch: arch}, nil
 		},
-		OpenImage:   func(context.Context, string) (sandbox.Image, error) { return sandbox.Image{}, nil },
-		Kernel:      func(sandbox.Arch) (sandbox.KernelImage, error) { return sandbox.KernelImage{Version: "6.1"}, nil },
-		Initrd:      func(context.Context, sandbox.Arch) (string, error) { return "", nil },
-		CreateUpper: func(_ context.Context, path string, _ int) error { return os.WriteFile(path, nil, 0o600) },
+		OpenImage: func(context.Context, string) (sandbox.Image, error) { return sandbox.Image{}, nil },
+		Kernel:    func(sandbox.Arch) (sandbox.KernelImage, error) { return sandbox.KernelImage{Version: "6.1"}, nil },
+		Initrd:    func(context.Context, sandbox.Arch) (string, error) { return "", nil },
+		CreateUpper: func(_ context.Context, path string, sizeMiB int) error {
+			return errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, int64(sizeMiB)<<20+bulk.Size))
+		},
+		CreateVolume: func(_ context.Context, path string, _ int) error { return os.WriteFile(path, nil, 0o600) },
 	})
 	check(t, m.Reconcile(t.Context()))
 	inner, err := unixsock.Listen(d.socket)

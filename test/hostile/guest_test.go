@@ -88,7 +88,7 @@ func (g *guest) serve(conn net.Conn, port uint32) {
 func (g *guest) serveStream(conn net.Conn) {
 	if g.stream == nil {
 		l := newListener(conn)
-		_ = stream.Handlers{"forward": forward.Handle, "files": files.Handle}.Serve(context.Background(), l)
+		_ = stream.Handlers{"forward": forward.Handle, "files": files.Service{}.Handle}.Serve(context.Background(), l)
 		return
 	}
 	req := new(guestv1.StreamRequest)

@@ -105,6 +105,11 @@ func (WatchEvent_Kind) EnumDescriptor() ([]byte, []int) {
 // A piece is its length, 4 bytes, big-endian, 1 to 262144, and so many bytes. The end is a length of 0, the length of the
 // result, 0 to 65536, and the result.
 //
+// With bulk_offset a piece may be in a slot on that disk, and not in the stream. Slots are used in turns. The length of such a
+// piece, 1 to 1048576, has bit 31 set and no bytes behind it. Who has read it says so to its sender by a length that has bit 30
+// set and is, but for that bit, the number of slots that are free again: at most 4 are in use. When the guest sends, all are
+// free at the begin; when the host does, the guest says first that they are, or nothing if it uses none.
+//
 // Paths are absolute in the sandbox, any bytes without NUL, at most 4095. Symbolic links in them are followed as by any
 // program in the guest; where it is not said otherwise, so is a link that the path names.
 type FilesRequest struct {
@@ -122,7 +127,10 @@ type FilesRequest struct {
 	//	*FilesRequest_Rename
 	//	*FilesRequest_Chmod
 	//	*FilesRequest_Watch
-	Op            isFilesRequest_Op `protobuf_oneof:"op"`
+	Op isFilesRequest_Op `protobuf_oneof:"op"`
+	// Pack, unpack, read, write: where on the disk of the upper file system, in bytes, 4 slots of 1 MiB are for pieces of this
+	// operation; 0: nowhere. See above.
+	BulkOffset    uint64 `protobuf:"varint,32,opt,name=bulk_offset,json=bulkOffset,proto3" json:"bulk_offset,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -261,6 +269,13 @@ func (x *FilesRequest) GetWatch() *WatchFiles {
 		}
 	}
 	return nil
+}
+
+func (x *FilesRequest) GetBulkOffset() uint64 {
+	if x != nil {
+		return x.BulkOffset
+	}
+	return 0
 }
 
 type isFilesRequest_Op interface {
@@ -1353,7 +1368,7 @@ var File_files_proto protoreflect.FileDescriptor
 
 const file_files_proto_rawDesc = "" +
 	"\n" +
-	"\vfiles.proto\x12\x14agentkernel.guest.v1\"\x83\x05\n" +
+	"\vfiles.proto\x12\x14agentkernel.guest.v1\"\xa4\x05\n" +
 	"\fFilesRequest\x120\n" +
 	"\x04pack\x18\x01 \x01(\v2\x1a.agentkernel.guest.v1.PackH\x00R\x04pack\x126\n" +
 	"\x06unpack\x18\x02 \x01(\v2\x1c.agentkernel.guest.v1.UnpackH\x00R\x06unpack\x124\n" +
@@ -1366,7 +1381,9 @@ const file_files_proto_rawDesc = "" +
 	"\x06rename\x18\t \x01(\v2 .agentkernel.guest.v1.RenameFileH\x00R\x06rename\x128\n" +
 	"\x05chmod\x18\n" +
 	" \x01(\v2 .agentkernel.guest.v1.ChangeModeH\x00R\x05chmod\x128\n" +
-	"\x05watch\x18\v \x01(\v2 .agentkernel.guest.v1.WatchFilesH\x00R\x05watchB\x04\n" +
+	"\x05watch\x18\v \x01(\v2 .agentkernel.guest.v1.WatchFilesH\x00R\x05watch\x12\x1f\n" +
+	"\vbulk_offset\x18  \x01(\x04R\n" +
+	"bulkOffsetB\x04\n" +
 	"\x02op\"F\n" +
 	"\x04Pack\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12\x12\n" +

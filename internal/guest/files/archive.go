@@ -9,7 +9,6 @@ import (
 
 	guestv1 "github.com/agentkernel/agentkernel/api/guest/v1"
 	"github.com/agentkernel/agentkernel/internal/archive"
-	"github.com/agentkernel/agentkernel/internal/transport/pieces"
 )
 
 // keepXattr says which extended attributes travel: all but those by which an overlay keeps its own books.
@@ -34,7 +33,10 @@ func (o *operation) pack(req *guestv1.Pack) error {
 	if err := o.send(found); err != nil {
 		return err
 	}
-	return o.end(result(archive.Pack(o.out, path, archive.PackOptions{Name: name, Follow: req.GetFollow(), KeepXattr: keepXattr})))
+	o.sendFar()
+	return o.end(result(archive.Pack(o.out, path, archive.PackOptions{
+		Name: name, Follow: req.GetFollow(), KeepXattr: keepXattr, Direct: o.region != nil,
+	})))
 }
 
 func result(w archive.Warnings, err error) *guestv1.FilesResult {
@@ -59,8 +61,10 @@ func (o *operation) unpack(req *guestv1.Unpack) error {
 	if err := o.accept(); err != nil {
 		return err
 	}
-	source := pieces.NewReader(o.conn)
-	return o.end(result(archive.Unpack(source, path, archive.UnpackOptions{Owner: req.GetOwner(), SetID: true, Devices: true, KeepXattr: keepXattr})))
+	source := o.source()
+	return o.end(result(archive.Unpack(source, path, archive.UnpackOptions{
+		Owner: req.GetOwner(), SetID: true, Devices: true, KeepXattr: keepXattr, Direct: o.region != nil,
+	})))
 }
 
 func isDirectory(path string) error {

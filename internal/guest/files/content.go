@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	guestv1 "github.com/agentkernel/agentkernel/api/guest/v1"
+	"github.com/agentkernel/agentkernel/internal/archive"
 	"github.com/agentkernel/agentkernel/internal/transport/pieces"
 )
 
@@ -39,7 +40,12 @@ func (o *operation) read(req *guestv1.ReadFile) error {
 	if n := req.GetLength(); n > 0 && n < 1<<62 {
 		r = io.LimitReader(f, int64(n))
 	}
-	buf := make([]byte, pieces.Max)
+	o.sendFar()
+	size := pieces.Max
+	if o.region != nil {
+		size = pieces.SlotSize
+	}
+	buf := archive.Aligned(size)
 	for {
 		n, readErr := r.Read(buf)
 		if _, err := o.out.Write(buf[:n]); err != nil {
@@ -98,7 +104,7 @@ func (o *operation) write(req *guestv1.WriteFile) error {
 	if err := o.accept(); err != nil {
 		return err
 	}
-	found, err := w.fill(o.conn, req.GetSync())
+	found, err := w.fill(o.source(), req.GetSync())
 	return o.end(&guestv1.FilesResult{Failure: failure(err), Info: found})
 }
 
@@ -160,7 +166,7 @@ func newReplacement(req *guestv1.WriteFile) (*replacement, error) {
 // fill takes the content and puts the file in its place.
 func (w *replacement) fill(r io.Reader, sync bool) (*guestv1.FileInfo, error) {
 	// Without the file's ReadFrom, which would take a buffer of its own.
-	if _, err := io.CopyBuffer(struct{ io.Writer }{w.f}, pieces.NewReader(r), make([]byte, pieces.Max)); err != nil {
+	if _, err := io.CopyBuffer(struct{ io.Writer }{w.f}, r, make([]byte, pieces.Max)); err != nil {
 		return nil, fmt.Errorf("take the content of %s: %w", w.path, err)
 	}
 	if sync {

@@ -16,6 +16,7 @@ import (
 
 	guestv1 "github.com/agentkernel/agentkernel/api/guest/v1"
 	"github.com/agentkernel/agentkernel/internal/archive"
+	"github.com/agentkernel/agentkernel/internal/guest/bulk"
 	"github.com/agentkernel/agentkernel/internal/guest/stream"
 	"github.com/agentkernel/agentkernel/internal/transport/pieces"
 )
@@ -23,9 +24,16 @@ import (
 // maxPath is PATH_MAX of Linux without its NUL.
 const maxPath = 4095
 
+// Service does the operations.
+type Service struct {
+	// Bulk is where large pieces may pass; nil when there is no such way.
+	Bulk *bulk.Disk
+}
+
 // Handle does one operation: it is the handler of "files" in package stream.
-func Handle(_ context.Context, s *stream.Stream) error {
-	o := &operation{s: s}
+func (v Service) Handle(_ context.Context, s *stream.Stream) error {
+	o := &operation{s: s, bulk: v.Bulk}
+	defer o.close()
 	switch op := s.Request.GetFiles().GetOp().(type) {
 	case *guestv1.FilesRequest_Pack:
 		return o.pack(op.Pack)
@@ -56,9 +64,12 @@ func Handle(_ context.Context, s *stream.Stream) error {
 // operation is one that is under way. An error that a method returns before accept is the answer to the host; after it, the
 // host learns of errors by the result, and the methods return nil when it has been sent or nobody is there to take it.
 type operation struct {
-	s    *stream.Stream
-	conn io.ReadWriter // after accept
-	out  *pieces.Writer
+	s      *stream.Stream
+	bulk   *bulk.Disk
+	conn   io.ReadWriter // after accept
+	out    *pieces.Writer
+	region *bulk.Region   // nil: all goes through conn
+	credit *pieces.Credit // of what is sent through region
 }
 
 // accept tells the host that the operation takes place.
@@ -69,6 +80,48 @@ func (o *operation) accept() error {
 	}
 	o.conn, o.out = c.Conn, pieces.NewWriter(c.Conn)
 	return nil
+}
+
+// take takes the region that the host offers. Without one the operation is only slower.
+func (o *operation) take() {
+	offer := o.s.Request.GetFiles().GetBulkOffset()
+	if offer == 0 || o.bulk == nil {
+		return
+	}
+	if r, err := o.bulk.Take(offer); err == nil {
+		o.region = r
+	}
+}
+
+// sendFar has large pieces of what is sent pass through the region. The host, which sends nothing else, frees its slots.
+func (o *operation) sendFar() {
+	if o.take(); o.region == nil {
+		return
+	}
+	o.credit = pieces.NewCredit(pieces.NumSlots)
+	o.out.Use(o.region, o.credit)
+	from := pieces.NewReader(o.conn)
+	from.Count(o.credit)
+	go func() { // ends with the connection
+		_, _ = from.Piece(nil)
+		o.credit.Close()
+	}()
+}
+
+// source is what the host sends.
+func (o *operation) source() *pieces.Reader {
+	r := pieces.NewReader(o.conn)
+	if o.take(); o.region != nil {
+		r.Use(o.region, func() error { return pieces.Free(o.conn, 1) })
+		_ = pieces.Free(o.conn, pieces.NumSlots) // a host that is gone is found out by reading
+	}
+	return r
+}
+
+func (o *operation) close() {
+	if o.region != nil {
+		o.region.Release()
+	}
 }
 
 // tell answers an operation that has no bytes.

@@ -25,7 +25,7 @@ func filesRequest(r *guestv1.FilesRequest) *guestv1.StreamRequest {
 // TestBadHost has a host open 500 streams at once, of which some are never asked for anything, some are asked for what cannot
 // be, some are not read, and some end within a request. The agent serves others meanwhile, and has nothing left when it is gone.
 func TestBadHost(t *testing.T) {
-	dial := guest(t, stream.Handlers{"files": files.Handle, "forward": forward.Handle})
+	dial := guest(t, stream.Handlers{"files": files.Service{}.Handle, "forward": forward.Handle})
 	dir := t.TempDir()
 	big, err := os.Create(dir + "/big")
 	if err != nil {
@@ -74,7 +74,7 @@ func TestBadHost(t *testing.T) {
 			return nil, err
 		}
 		return c.Conn, nil
-	}, func(err error) error { return err })
+	}, func(err error) error { return err }, nil)
 	d, err := f.Read(ctx, dir+"/big", 0, 0)
 	if err != nil {
 		t.Fatal(err)

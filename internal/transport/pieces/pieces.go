@@ -1,4 +1,5 @@
-// Package pieces marks where a run of bytes ends on a stream that goes on, and says how it went: api/guest/v1/files.proto.
+// Package pieces marks where a run of bytes ends on a stream that goes on, and says how it went: api/guest/v1/files.proto. The
+// bytes of large pieces may go by another way, in slots that both ends can reach; then the stream has their lengths alone.
 package pieces
 
 import (
@@ -9,7 +10,7 @@ import (
 )
 
 const (
-	// Max is how many bytes a piece has at most.
+	// Max is how many bytes a piece has at most that is in the stream.
 	Max = 256 << 10
 	// MaxResult is how many bytes the result at the end has at most.
 	MaxResult = 64 << 10
@@ -17,14 +18,26 @@ const (
 	lengthSize = 4
 )
 
+// What the upper bits of a length say.
+const (
+	inSlot = 1 << 31 // the piece is in the next slot
+	freed  = 1 << 30 // no piece: so many slots may be used, or used again, by who reads this
+)
+
 // Writer cuts what is written into pieces.
 type Writer struct {
-	w   io.Writer
-	buf []byte // the last of a short piece, with its length before it
+	w    io.Writer
+	buf  []byte // the last of a short piece, with its length before it
+	far  Slots  // nil: all goes through the stream
+	next int    // the slot that is used next
+	free *Credit
 }
 
 // NewWriter returns a Writer to w, which gets each piece in one or two writes.
 func NewWriter(w io.Writer) *Writer { return &Writer{w: w} }
+
+// Use has large pieces go into slots, as far as the other end frees some.
+func (w *Writer) Use(s Slots, free *Credit) { w.far, w.free = s, free }
 
 // joined is the size up to which a piece is copied behind its length: on the way to the host each write has its price.
 const joined = 16 << 10
@@ -33,21 +46,28 @@ const joined = 16 << 10
 func (w *Writer) Write(p []byte) (int, error) {
 	total := 0
 	for len(p) > 0 {
-		piece := p[:min(len(p), Max)]
-		w.buf = binary.BigEndian.AppendUint32(w.buf[:0], uint32(len(piece)))
-		var err error
-		if len(piece) <= joined {
-			w.buf = append(w.buf, piece...)
-			_, err = w.w.Write(w.buf)
-		} else if _, err = w.w.Write(w.buf); err == nil {
-			_, err = w.w.Write(piece)
+		n, err := w.put(p)
+		if n == 0 && err == nil {
+			n, err = w.send(p[:min(len(p), Max)])
 		}
 		if err != nil {
 			return total, err
 		}
-		p, total = p[len(piece):], total+len(piece)
+		p, total = p[n:], total+n
 	}
 	return total, nil
+}
+
+func (w *Writer) send(piece []byte) (int, error) {
+	w.buf = binary.BigEndian.AppendUint32(w.buf[:0], uint32(len(piece)))
+	var err error
+	if len(piece) <= joined {
+		w.buf = append(w.buf, piece...)
+		_, err = w.w.Write(w.buf)
+	} else if _, err = w.w.Write(w.buf); err == nil {
+		_, err = w.w.Write(piece)
+	}
+	return len(piece), err
 }
 
 // End writes the end, and the result of at most MaxResult bytes.
@@ -64,6 +84,11 @@ func (w *Writer) End(result []byte) error {
 type Reader struct {
 	r      io.Reader
 	left   int // of the piece that is being read
+	far    Slots
+	slot   int // the slot of the next piece that is in one
+	size   int // of the piece in it that is being read; 0: that piece is in the stream
+	free   func() error
+	credit *Credit
 	result []byte
 	err    error
 }
@@ -71,10 +96,19 @@ type Reader struct {
 // NewReader returns a Reader from r, of which it reads nothing behind the end.
 func NewReader(r io.Reader) *Reader { return &Reader{r: r} }
 
+// Use lets pieces be in slots. free is called when a piece has been read out of one.
+func (r *Reader) Use(s Slots, free func() error) { r.far, r.free = s, free }
+
+// Count has the slots counted that the other end frees for the Writer of this end.
+func (r *Reader) Count(c *Credit) { r.credit = c }
+
 // Read reads up to the end of a piece. At the end it returns io.EOF, and Result is valid.
 func (r *Reader) Read(p []byte) (int, error) {
-	if err := r.next(); err != nil {
+	if err := r.advance(); err != nil {
 		return 0, err
+	}
+	if r.size > 0 {
+		return r.get(p)
 	}
 	n, err := r.r.Read(p[:min(len(p), r.left)])
 	r.left -= n
@@ -85,10 +119,14 @@ func (r *Reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Piece returns the next piece, of at most Max bytes, in buf when it fits. At the end it returns io.EOF.
+// Piece returns the next piece, of at most Max bytes and in no slot, in buf when it fits. At the end it returns io.EOF.
 func (r *Reader) Piece(buf []byte) ([]byte, error) {
-	if err := r.next(); err != nil {
+	if err := r.advance(); err != nil {
 		return nil, err
+	}
+	if r.size > 0 {
+		r.err = errors.New("a piece is in a slot and should not be")
+		return nil, r.err
 	}
 	if cap(buf) < r.left {
 		buf = make([]byte, r.left)
@@ -102,38 +140,57 @@ func (r *Reader) Piece(buf []byte) ([]byte, error) {
 	return buf, nil
 }
 
-// next reads the length of the next piece when the last one is read, or the end.
-func (r *Reader) next() error {
-	if r.err != nil || r.left > 0 {
-		return r.err
-	}
-	n, err := r.length(Max)
-	if err == nil && n > 0 {
-		r.left = n
-		return nil
-	}
-	if err == nil {
-		if n, err = r.length(MaxResult); err == nil {
-			r.result = make([]byte, n)
-			_, err = io.ReadFull(r.r, r.result)
-		}
-	}
-	if r.err = unexpected(err); err == nil {
-		r.err = io.EOF
+// advance reads the length of the next piece when the last one is read, or the end.
+func (r *Reader) advance() error {
+	for r.err == nil && r.left == 0 {
+		r.err = r.word()
 	}
 	return r.err
 }
 
-func (r *Reader) length(limit int) (int, error) {
+// word reads a length and what its upper bits say. It returns io.EOF at the end.
+func (r *Reader) word() error {
+	n, err := r.length()
+	if err != nil {
+		return err
+	}
+	switch {
+	case n&inSlot != 0:
+		return r.begin(n &^ inSlot)
+	case n&freed != 0:
+		if r.credit == nil {
+			return errors.New("slots were freed that nobody uses")
+		}
+		return r.credit.Add(n &^ freed)
+	case n > Max:
+		return tooLong(n, Max)
+	case n > 0:
+		r.left, r.size = int(n), 0
+		return nil
+	}
+	if n, err = r.length(); err != nil {
+		return err
+	}
+	if n > MaxResult {
+		return tooLong(n, MaxResult)
+	}
+	r.result = make([]byte, n)
+	if _, err := io.ReadFull(r.r, r.result); err != nil {
+		return unexpected(err)
+	}
+	return io.EOF
+}
+
+func (r *Reader) length() (uint32, error) {
 	var b [lengthSize]byte
 	if _, err := io.ReadFull(r.r, b[:]); err != nil {
-		return 0, err
+		return 0, unexpected(err)
 	}
-	n := binary.BigEndian.Uint32(b[:])
-	if n > uint32(limit) {
-		return 0, fmt.Errorf("a length of %d is more than the %d allowed", n, limit)
-	}
-	return int(n), nil
+	return binary.BigEndian.Uint32(b[:]), nil
+}
+
+func tooLong(n uint32, limit int) error {
+	return fmt.Errorf("a length of %d is more than the %d allowed", n, limit)
 }
 
 // Result is what the end said. It is valid once Read or Piece has returned io.EOF.

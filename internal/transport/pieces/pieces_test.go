@@ -32,7 +32,8 @@ func TestRoundTrip(t *testing.T) {
 }
 
 func TestBroken(t *testing.T) {
-	for _, s := range []string{"", "\x00", "\x00\x00\x00\x02a", "\x00\x00\x00\x00", "\x00\x00\x00\x00\x00\x00\x00\x02a", "\x00\x04\x00\x01", "\xff\xff\xff\xff", "\x00\x00\x00\x00\x00\x01\x00\x01"} {
+	for _, s := range []string{"", "\x00", "\x00\x00\x00\x02a", "\x00\x00\x00\x00", "\x00\x00\x00\x00\x00\x00\x00\x02a", "\x00\x04\x00\x01", "\xff\xff\xff\xff", "\x00\x00\x00\x00\x00\x01\x00\x01",
+		"\x80\x00\x00\x01", "\x40\x00\x00\x01", "\x40\x00\x00\x00"} {
 		r := NewReader(bytes.NewReader([]byte(s)))
 		_, err := io.Copy(io.Discard, r)
 		if err == nil || errors.Is(err, io.EOF) {
@@ -50,8 +51,14 @@ func FuzzReader(f *testing.F) {
 	_, _ = w.Write([]byte("abc"))
 	_ = w.End([]byte("x"))
 	f.Add(buf.Bytes(), true)
+	f.Add([]byte("\x80\x10\x00\x00\x40\x00\x00\x04\x80\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00"), false)
 	f.Fuzz(func(t *testing.T, data []byte, whole bool) {
 		r := NewReader(bytes.NewReader(data))
+		slots := &memory{}
+		if !whole {
+			r.Use(slots, func() error { return nil })
+			r.Count(NewCredit(0))
+		}
 		total := 0
 		var err error
 		for err == nil {
@@ -66,7 +73,7 @@ func FuzzReader(f *testing.F) {
 			}
 			total += len(p)
 		}
-		if total > len(data) || len(r.Result()) > len(data) {
+		if total-slots.got > len(data) || len(r.Result()) > len(data) {
 			t.Errorf("%d bytes and a result of %d were in %d", total, len(r.Result()), len(data))
 		}
 	})

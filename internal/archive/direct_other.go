@@ -1,0 +1,5 @@
+//go:build !linux
+
+package archive
+
+func setDirect(int, bool) bool { return false }
