@@ -122,6 +122,9 @@ var (
 	deafWatch    = func(ctx context.Context, d *daemon) error { return d.deafGet(ctx, "files/watch?path=/x") }
 )
 
+// noSlots is said to a client that has found none free: there are fewer than clients.
+const noSlots = "there are none"
+
 // Pieces of what a guest says.
 var (
 	accepted = delimited(&guestv1.StreamResponse{})
@@ -195,18 +198,18 @@ var attacks = map[string]attack{
 	"stream: errno 2^32-1":         {stat, []string{"in the sandbox"}, false, streamSays(delimited(&guestv1.StreamResponse{Errno: 1<<32 - 1, Message: "\x1b[2J"}))},
 	"files: huge piece":            {download, []string{"a length of"}, false, streamSays(accepted, []byte{0x3f, 0xff, 0xff, 0xff})},
 	"files: huge result":           {stat, []string{"a length of"}, false, streamSays(accepted, []byte{0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff})},
-	"slots: beyond one":            {download, []string{"in a slot of"}, false, streamSays(accepted, anyFile, inSlot(pieces.SlotSize+1))},
-	"slots: all beyond":            {download, []string{"in a slot of"}, false, streamSays(accepted, anyFile, []byte{0xff, 0xff, 0xff, 0xff})},
-	"slots: nothing in one":        {download, []string{"in a slot of"}, false, streamSays(accepted, anyFile, inSlot(0))},
-	"slots: instead of a file":     {download, []string{"should not be"}, false, streamSays(accepted, inSlot(1000))},
+	"slots: beyond one":            {download, []string{"in a slot of", noSlots}, false, streamSays(accepted, anyFile, inSlot(pieces.SlotSize+1))},
+	"slots: all beyond":            {download, []string{"in a slot of", noSlots}, false, streamSays(accepted, anyFile, []byte{0xff, 0xff, 0xff, 0xff})},
+	"slots: nothing in one":        {download, []string{"in a slot of", noSlots}, false, streamSays(accepted, anyFile, inSlot(0))},
+	"slots: instead of a file":     {download, []string{"should not be", noSlots}, false, streamSays(accepted, inSlot(1000))},
 	"slots: for a list":            {listing, []string{"there are none"}, false, streamSays(accepted, inSlot(1000))},
 	"slots: for a result":          {upload, []string{"there are none"}, false, streamSays(accepted, inSlot(1000))},
 	"slots: pieces without end":    {download, nil, false, streamFloods(append(accepted, anyFile...), inSlot(pieces.SlotSize))},
 	"slots: tiny pieces":           {download, nil, false, streamFloods(append(accepted, anyFile...), inSlot(1))},
 	"slots: the same, unread":      {deafDownload, nil, false, streamFloods(append(accepted, anyFile...), inSlot(pieces.SlotSize))},
-	"slots: frees too many":        {upload, []string{"more slots"}, false, streamSays(accepted, frees(pieces.NumSlots+1))},
+	"slots: frees too many":        {upload, []string{"more slots", "slots were freed that nobody uses"}, false, streamSays(accepted, frees(pieces.NumSlots+1))},
 	"slots: frees nobody's":        {download, []string{"nobody uses"}, false, streamSays(accepted, frees(1))},
-	"slots: frees without end":     {upload, []string{"more slots", "broken pipe"}, true, streamFloods(accepted, frees(1))},
+	"slots: frees without end":     {upload, []string{"more slots", "slots were freed that nobody uses", "broken pipe"}, true, streamFloods(accepted, frees(1))},
 	"slots: frees no more":         {upload, nil, false, onStream(func(g *guest, c net.Conn) { _, _ = c.Write(append(accepted, frees(pieces.NumSlots)...)); g.silent(c) })},
 	"files: half a piece":          {download, nil, false, streamSays(accepted, anyFile, []byte{0, 1, 0, 0, 'x'})},
 	"archive: without end":         {download, nil, false, streamFloods(append(accepted, anyFile...), pieceOf(make([]byte, pieces.Max)))},
