@@ -31,9 +31,9 @@ func newServer(t *testing.T, stop func()) *httptest.Server {
 		ResolveImage: func(context.Context, string, sandbox.Arch) (sandbox.Image, error) {
 			return sandbox.Image{Digest: "sha256:0"}, nil
 		},
-		CreateUpper: func(context.Context, string, int) error { return nil },
+		CreateUpper:  func(context.Context, string, int) error { return nil },
 		CreateVolume: func(context.Context, string, int) error { return nil },
-		DiskUsed:    func(string) (int64, error) { return 0, nil },
+		DiskUsed:     func(string) (int64, error) { return 0, nil },
 	})
 	t.Cleanup(m.Close)
 	server := httptest.NewServer(New(Options{

@@ -277,12 +277,12 @@ func (h *host) boot() *Manager {
 		ResolveImage: func(_ context.Context, ref string, arch sandbox.Arch) (sandbox.Image, error) {
 			return sandbox.Image{Name: ref, Digest: "sha256:0", FS: "erofs", Arch: arch}, nil
 		},
-		OpenImage:   func(context.Context, string) (sandbox.Image, error) { return sandbox.Image{}, nil },
-		Kernel:      func(sandbox.Arch) (sandbox.KernelImage, error) { return sandbox.KernelImage{Version: "6.1"}, nil },
-		Initrd:      func(context.Context, sandbox.Arch) (string, error) { return "", nil },
-		CreateUpper: func(_ context.Context, path string, _ int) error { return os.WriteFile(path, nil, 0o600) },
+		OpenImage:    func(context.Context, string) (sandbox.Image, error) { return sandbox.Image{}, nil },
+		Kernel:       func(sandbox.Arch) (sandbox.KernelImage, error) { return sandbox.KernelImage{Version: "6.1"}, nil },
+		Initrd:       func(context.Context, sandbox.Arch) (string, error) { return "", nil },
+		CreateUpper:  func(_ context.Context, path string, _ int) error { return os.WriteFile(path, nil, 0o600) },
 		CreateVolume: func(_ context.Context, path string, _ int) error { return os.WriteFile(path, nil, 0o600) },
-		DiskUsed:    func(string) (int64, error) { return 4096, nil },
+		DiskUsed:     func(string) (int64, error) { return 4096, nil },
 		NeedsRecovery: func(path string) (bool, error) {
 			content, err := os.ReadFile(path)
 			return string(content) == "dirty", err
