@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/yamux"
 
@@ -32,7 +33,7 @@ func (m *Mux) Listen(port uint32) (net.Listener, error) {
 	if m.listeners == nil {
 		m.listeners = make(map[uint32]*listener)
 	}
-	l := &listener{mux: m, port: port, streams: make(chan *yamux.Stream), closed: make(chan struct{})}
+	l := &listener{mux: m, port: port, streams: make(chan *conn), closed: make(chan struct{})}
 	m.listeners[port] = l
 	return l, nil
 }
@@ -43,18 +44,20 @@ func (m *Mux) remove(port uint32) {
 	delete(m.listeners, port)
 }
 
-// serve accepts the streams of a session until it ends.
-func (m *Mux) serve(session *yamux.Session) {
+// serve accepts the streams of a session until it ends, and has them in open.
+func (m *Mux) serve(session *yamux.Session, open *streams) {
 	for {
 		stream, err := session.AcceptStream()
 		if err != nil {
 			return
 		}
-		go m.route(session, stream)
+		c := &conn{Stream: stream, open: open}
+		open.add(c)
+		go m.route(session, c)
 	}
 }
 
-func (m *Mux) route(session *yamux.Session, stream *yamux.Stream) {
+func (m *Mux) route(session *yamux.Session, stream *conn) {
 	port, err := yamuxconn.ReadPort(stream)
 	if err == nil {
 		m.mu.Lock()
@@ -75,7 +78,7 @@ func (m *Mux) route(session *yamux.Session, stream *yamux.Stream) {
 type listener struct {
 	mux     *Mux
 	port    uint32
-	streams chan *yamux.Stream
+	streams chan *conn
 	once    sync.Once
 	closed  chan struct{}
 }
@@ -83,7 +86,7 @@ type listener struct {
 func (l *listener) Accept() (net.Conn, error) {
 	select {
 	case s := <-l.streams:
-		return &conn{s}, nil
+		return s, nil
 	case <-l.closed:
 		return nil, net.ErrClosed
 	}
@@ -106,13 +109,60 @@ func (a addr) String() string  { return fmt.Sprintf("serial port %d", uint32(a))
 
 // conn is a stream whose end is io.EOF: the RPC server below holds on to connections that end in any other way. yamux lets
 // a stream be written to when the other end has closed it; here nobody reads then, so it is closed.
-type conn struct{ *yamux.Stream }
+type conn struct {
+	*yamux.Stream
+	open *streams
+}
 
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Stream.Read(p)
 	if err != nil {
-		_ = c.Stream.Close()
+		_ = c.Close()
 		err = io.EOF
 	}
 	return n, err
+}
+
+func (c *conn) Close() error {
+	c.open.remove(c)
+	return c.Stream.Close()
+}
+
+// streams are those of one session that are open.
+type streams struct {
+	mu   sync.Mutex
+	open map[*conn]struct{}
+	over bool
+}
+
+func (s *streams) add(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		_ = c.SetReadDeadline(past)
+		return
+	}
+	if s.open == nil {
+		s.open = make(map[*conn]struct{})
+	}
+	s.open[c] = struct{}{}
+}
+
+func (s *streams) remove(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.open, c)
+}
+
+var past = time.Unix(1, 0)
+
+// end ends reads that wait, just before the session closes. yamux closes a session first and its streams later, and in between a
+// read that waits goes round and round: on a guest's one CPU, that keeps whoever closes the session from going on.
+func (s *streams) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = true
+	for c := range s.open {
+		_ = c.SetReadDeadline(past)
+	}
 }

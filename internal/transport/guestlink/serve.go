@@ -33,11 +33,12 @@ func Serve(port Port, token preamble.Token, mux *Mux) error {
 		if _, err := port.Write(preamble.Bytes(token, nonce)); err != nil {
 			return fmt.Errorf("answer the host on the serial link: %w", err)
 		}
-		session, err := yamux.Server(&sessionConn{link: l, joiner: yamuxconn.NewJoiner(port)}, yamuxconn.Config(yamuxconn.GuestWindow))
+		open := new(streams)
+		session, err := yamux.Server(&sessionConn{link: l, joiner: yamuxconn.NewJoiner(port), open: open}, yamuxconn.Config(yamuxconn.GuestWindow))
 		if err != nil {
 			return fmt.Errorf("begin a session on the serial link: %w", err)
 		}
-		mux.serve(session)
+		mux.serve(session, open)
 		// The session closes itself before serve returns, but its writer may still be at it: Close waits for that.
 		_ = session.Close()
 		if err := port.SetWriteDeadline(time.Time{}); err != nil {
@@ -93,6 +94,7 @@ func (l *link) await() (nonce preamble.Nonce, err error) {
 type sessionConn struct {
 	link   *link
 	joiner *yamuxconn.Joiner
+	open   *streams
 	closed atomic.Bool
 }
 
@@ -108,8 +110,10 @@ func (c *sessionConn) Read(p []byte) (int, error) {
 		n, found, err := c.link.read(p)
 		switch {
 		case err != nil:
+			c.open.end()
 			return 0, err
 		case found:
+			c.open.end()
 			return 0, errNewSession
 		case !c.closed.Load():
 			return n, nil
@@ -122,5 +126,5 @@ func (c *sessionConn) Write(p []byte) (int, error) { return c.joiner.Write(p) }
 // Close ends a write that waits.
 func (c *sessionConn) Close() error {
 	c.closed.Store(true)
-	return c.link.port.SetWriteDeadline(time.Unix(1, 0))
+	return c.link.port.SetWriteDeadline(past)
 }
