@@ -18,6 +18,9 @@ const (
 	stateFD
 )
 
+// linkChardev is QEMU's name for what is behind the link.
+const linkChardev = "link"
+
 // linkPort is the name that the guest agent looks for under /sys/class/virtio-ports.
 const linkPort = "agentkernel.0"
 
@@ -34,12 +37,50 @@ type command struct {
 	use    use
 	memory string // path of the file of the guest's memory, when it is restored or finished
 	slots  []sandbox.Slot
-	legacy bool // the microVM has the timers and interrupt controller of a PC (x86_64)
+	variant
 	accel  string
 	spec   sandbox.MachineSpec
 	token  string // hex, of the serial link
 	tscKHz int    // x86_64 under tcg
 	plugin string // path of the counting plugin; empty without spec.CountFile
+}
+
+// variant is what sets microVMs of one architecture apart.
+type variant struct {
+	legacy   bool // it has the timers and interrupt controller of a PC (x86_64)
+	unlinked bool // nobody was connected to the link when it was saved
+}
+
+// The words for a variant in a saved state.
+const (
+	legacyTimers = "legacy timers"
+	unlinked     = "nobody on the link"
+)
+
+func (v variant) String() string {
+	var words []string
+	if v.legacy {
+		words = append(words, legacyTimers)
+	}
+	if v.unlinked {
+		words = append(words, unlinked)
+	}
+	return strings.Join(words, ", ")
+}
+
+func parseVariant(s string) (v variant, err error) {
+	for word := range strings.SplitSeq(s, ", ") {
+		switch word {
+		case "":
+		case legacyTimers:
+			v.legacy = true
+		case unlinked:
+			v.unlinked = true
+		default:
+			return v, fmt.Errorf("a saved state is of a microVM that is not known: %q", s)
+		}
+	}
+	return v, nil
 }
 
 // use is what a QEMU is for.
@@ -88,18 +129,12 @@ func (c *command) args() []string {
 	if c.bin.seccomp {
 		a = append(a, "-sandbox", seccompOptions)
 	}
-	console, link := listener("console", consoleFD, "on"), listener("link", linkFD, "off")
-	monitor := listener("qmp", qmpFD, "off")
-	if c.use == finishes {
-		console, link = "null,id=console", "null,id=link"
-		monitor = fmt.Sprintf("socket,id=qmp,fd=%d", qmpFD) // is connected
-	}
+	monitor, console, link := c.chardevs()
 	a = append(a,
 		"-M", c.machine(), "-accel", c.accelerator(), "-cpu", c.cpu(),
 		"-smp", strconv.Itoa(c.spec.VCPUs), "-m", strconv.Itoa(c.spec.MemoryMiB)+"M", "-object", c.memoryBackend(),
 		"-global", "virtio-mmio.force-legacy=false",
 		"-chardev", monitor, "-mon", "chardev=qmp,mode=control",
-		// QEMU has the console's first connection before the guest runs. It waits in the socket already.
 		"-chardev", console, "-serial", "chardev:console",
 		// Port 0 is for a console. Each port that there could be costs the guest two queues: 2 instead of 31.
 		"-chardev", link, "-device", "virtio-serial-device,max_ports=2",
@@ -122,6 +157,24 @@ func (c *command) args() []string {
 		return append(a, "-S", "-incoming", "defer")
 	}
 	return append(a, "-kernel", c.spec.Kernel.Path, "-initrd", c.spec.Initrd, "-append", c.kernelParameters())
+}
+
+// chardevs are what is behind the monitor, the console and the link. Who connects to a console or to the link of a restored guest
+// has done so before QEMU starts, and it has the connection before the guest runs.
+func (c *command) chardevs() (monitor, console, link string) {
+	monitor, console, link = listener("qmp", qmpFD, "off"), listener("console", consoleFD, "on"), listener(linkChardev, linkFD, "off")
+	switch c.use {
+	case restores:
+		link = listener(linkChardev, linkFD, "on")
+	case finishes:
+		monitor, console = fmt.Sprintf("socket,id=qmp,fd=%d", qmpFD), "null,id=console" // the monitor's is connected
+		// What QEMU writes says whether somebody is connected to the link, and must say what the guest knows.
+		link = "ringbuf,id=link"
+		if c.unlinked {
+			link = "null,id=link"
+		}
+	}
+	return monitor, console, link
 }
 
 // name is what the marker is made of. A saved state may be finished while its sandbox runs.

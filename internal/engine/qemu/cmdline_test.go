@@ -65,11 +65,12 @@ func TestArgsOfVariants(t *testing.T) {
 			[]string{"-kernel", "-initrd", "-append", "readonly=on"}},
 		{"restoring with a QEMU that can open the memory for reading alone", func(c *command) { c.use, c.memory, c.bin.version = restores, "/s/memory", "10.0.2" },
 			[]string{"share=off,mem-path=/s/memory,readonly=on,rom=off "}, nil},
+		{"finishing what nobody was connected to", func(c *command) { c.use, c.unlinked = finishes, true }, []string{"null,id=link"}, nil},
 		{"finishing", func(c *command) {
 			c.use, c.memory = finishes, "/s/memory"
 			c.slots = []sandbox.Slot{{ReadOnly: true}, {}}
 		},
-			[]string{"-name guest=agentkernel-0123456789abcdef.finish,", "share=on,mem-path=/s/memory ", "-S -incoming defer", "null,id=console", "null,id=link",
+			[]string{"-name guest=agentkernel-0123456789abcdef.finish,", "share=on,mem-path=/s/memory ", "-S -incoming defer", "null,id=console", "ringbuf,id=link",
 				"driver=null-co,node-name=spare0,size=1048576,read-zeroes=on,read-only=on -device virtio-blk-device,drive=spare0,", "driver=null-co,node-name=spare1,size=1048576,read-zeroes=on -device"},
 			[]string{"filename=", "-kernel", "server=on"}},
 		{"two vCPUs", func(c *command) { c.spec.VCPUs = 2 },

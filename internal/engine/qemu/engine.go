@@ -130,12 +130,15 @@ func (e *Engine) prepare(ctx context.Context, spec sandbox.MachineSpec) (*comman
 	if err != nil {
 		return nil, err
 	}
-	cmd := &command{bin: bin, accel: c.accel, spec: spec, legacy: spec.Arch == sandbox.X8664 && !spec.Kernel.LAPICTimer}
+	cmd := &command{bin: bin, accel: c.accel, spec: spec, variant: variant{legacy: spec.Arch == sandbox.X8664 && !spec.Kernel.LAPICTimer}}
 	if spec.From != nil {
 		if err := e.fits(*spec.From, bin, c); err != nil {
 			return nil, err
 		}
-		cmd.use, cmd.memory, cmd.legacy = restores, filepath.Join(spec.From.Dir, memoryFile), spec.From.Variant == legacyTimers
+		cmd.use, cmd.memory = restores, filepath.Join(spec.From.Dir, memoryFile)
+		if cmd.variant, err = parseVariant(spec.From.Variant); err != nil {
+			return nil, err
+		}
 	}
 	if cmd.slots, err = spec.Slots(); err != nil {
 		return nil, fmt.Errorf("prepare a microVM: %w", err)

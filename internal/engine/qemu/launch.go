@@ -11,6 +11,7 @@ import (
 	"github.com/agentkernel/agentkernel/internal/engine/vmmlog"
 	"github.com/agentkernel/agentkernel/internal/process"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
+	"github.com/agentkernel/agentkernel/internal/unixsock"
 )
 
 // Launch starts a QEMU for spec. It returns when QEMU answers on its monitor, which is when it has taken its memory, its
@@ -108,6 +109,12 @@ func spawn(ctx context.Context, cmd *command, files runtimeFiles, more ...*os.Fi
 	defer theirs.Close()
 	if err = s.connect(ctx, files); err != nil {
 		return nil, s, err
+	}
+	if cmd.use == restores {
+		// QEMU finds the connection when it starts: the guest, which had one when it was saved, does not see the link break.
+		if s.link, err = unixsock.Dial(ctx, files.link); err != nil {
+			return nil, s, fmt.Errorf("connect to the link: %w", err)
+		}
 	}
 	proc, err = process.Start(process.Spec{
 		Path: cmd.bin.path, Args: append([]string{cmd.bin.path}, cmd.args()...), Dir: cmd.spec.RuntimeDir,

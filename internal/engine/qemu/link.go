@@ -40,10 +40,11 @@ type link struct {
 	life    context.Context // ends with the VMM
 	turn    chan struct{}   // holds one token: the right to use current
 	current session
+	ready   net.Conn // for the first session, when it was made before; belongs to who has the token
 }
 
-func newLink(life context.Context, socket string, token [tokenSize]byte, begin dialSession) *link {
-	l := &link{socket: socket, token: token, begin: begin, life: life, turn: make(chan struct{}, 1)}
+func newLink(life context.Context, socket string, token [tokenSize]byte, begin dialSession, ready net.Conn) *link {
+	l := &link{socket: socket, token: token, begin: begin, life: life, turn: make(chan struct{}, 1), ready: ready}
 	l.turn <- struct{}{}
 	return l
 }
@@ -82,9 +83,12 @@ func (l *link) session(ctx context.Context) (session, error) {
 			return l.current, nil
 		}
 	}
-	conn, err := unixsock.Dial(ctx, l.socket)
-	if err != nil {
-		return nil, err
+	conn := l.ready
+	if l.ready = nil; conn == nil {
+		var err error
+		if conn, err = unixsock.Dial(ctx, l.socket); err != nil {
+			return nil, err
+		}
 	}
 	s, err := l.begin(ctx, conn, l.token)
 	if err != nil {
@@ -109,6 +113,10 @@ func (l *link) give() { l.turn <- struct{}{} }
 func (l *link) close() {
 	<-l.turn
 	defer l.give()
+	if l.ready != nil {
+		_ = l.ready.Close()
+		l.ready = nil
+	}
 	if l.current != nil {
 		_ = l.current.Close()
 		l.current = nil

@@ -52,7 +52,7 @@ func testLink(t *testing.T, begin dialSession) (l *link, end context.CancelCause
 	}
 	life, end := context.WithCancelCause(context.Background())
 	t.Cleanup(func() { end(nil) })
-	return newLink(life, path, [tokenSize]byte{}, begin), end, began
+	return newLink(life, path, [tokenSize]byte{}, begin, nil), end, began
 }
 
 func dialOnce(t *testing.T, l *link) {

@@ -47,6 +47,7 @@ type streams struct {
 	monitor net.Conn
 	console net.Conn      // the guest's
 	output  io.ReadCloser // QEMU's own stdout and stderr
+	link    net.Conn      // of a guest that is restored; else nil
 }
 
 // connect connects the sockets.
@@ -70,6 +71,9 @@ func (s *streams) close() {
 	if s.output != nil {
 		s.output.Close()
 	}
+	if s.link != nil {
+		s.link.Close()
+	}
 }
 
 // attach takes a running QEMU under control: its streams, its monitor, its end. It owns the streams; on error the process
@@ -89,7 +93,7 @@ func (e *Engine) attach(proc *process.Process, rec sandbox.MachineRecord, spec s
 		migration: newMigration(), saving: make(chan struct{}, 1),
 	}
 	m.saving <- struct{}{}
-	m.link = newLink(m.Life(), m.files.link, token, e.dialSession)
+	m.link = newLink(m.Life(), m.files.link, token, e.dialSession, s.link)
 	m.monitor = newQMP(s.monitor, m.onEvent)
 	m.Watch(s.console, s.output, vmm.Hooks{Settle: m.settle, Close: m.link.close, Explain: m.explain, Remove: m.files.remove})
 	return m, nil

@@ -162,8 +162,17 @@ func (q *qmp) send(ctx context.Context, c qmpCommand) error {
 		return context.Cause(ctx)
 	}
 	defer func() { q.sending <- struct{}{} }()
-	stop := context.AfterFunc(ctx, func() { _ = q.conn.SetWriteDeadline(time.Unix(1, 0)) })
-	defer stop()
+	expired := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_ = q.conn.SetWriteDeadline(time.Unix(1, 0))
+		close(expired)
+	})
+	defer func() {
+		if !stop() { // it may have come too late for this command; it is not for the next
+			<-expired
+			_ = q.conn.SetWriteDeadline(time.Time{})
+		}
+	}()
 	if err := q.write(append(b, '\n'), c.file); err != nil {
 		q.conn.Close() // half a command may have been written
 		return fmt.Errorf("write to QMP: %w", err)

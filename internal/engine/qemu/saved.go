@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
@@ -68,14 +69,10 @@ func (m *machine) Save(ctx context.Context, dir string) (saved sandbox.SavedStat
 	if err != nil {
 		return saved, err
 	}
-	saved = sandbox.SavedState{
-		Dir: dir, Files: []string{streamFile}, Engine: engineName, Version: facts.build, Arch: m.arch, Accelerator: m.Rec.Accelerator,
-		CPU: cpu, LinkToken: m.Rec.LinkToken, Disks: m.Rec.Disks,
-	}
-	if facts.legacy {
-		saved.Variant = legacyTimers
-	}
-	return saved, nil
+	return sandbox.SavedState{
+		Dir: dir, Files: []string{streamFile}, Engine: engineName, Version: facts.build, Arch: m.arch, Variant: facts.variant.String(),
+		Accelerator: m.Rec.Accelerator, CPU: cpu, LinkToken: m.Rec.LinkToken, Disks: m.Rec.Disks,
+	}, nil
 }
 
 // facts are what a QEMU says of itself, which may be one that an earlier process of ours has launched.
@@ -83,7 +80,7 @@ type facts struct {
 	build       string // as in binary
 	status      status
 	memoryBytes int64 // of the guest
-	legacy      bool  // as in command
+	variant
 }
 
 func askFacts(ctx context.Context, q *qmp) (f facts, err error) {
@@ -111,11 +108,9 @@ func askFacts(ctx context.Context, q *qmp) (f facts, err error) {
 	if f.legacy, err = hasLegacyTimers(ctx, q); err != nil {
 		return f, err
 	}
-	return f, nil
+	f.unlinked, err = hasNoLink(ctx, q)
+	return f, err
 }
-
-// legacyTimers is the variant of a microVM that has the timers of a PC.
-const legacyTimers = "legacy timers"
 
 // hasLegacyTimers asks for a property that only the machine type of x86_64 has.
 func hasLegacyTimers(ctx context.Context, q *qmp) (bool, error) {
@@ -126,6 +121,20 @@ func hasLegacyTimers(ctx context.Context, q *qmp) (bool, error) {
 		return false, nil
 	}
 	return pit != "off", err
+}
+
+// hasNoLink reports whether QEMU has nobody connected to the link. The guest was told the same, or will be when it goes on.
+func hasNoLink(ctx context.Context, q *qmp) (bool, error) {
+	var chardevs []struct{ Label, Filename string }
+	if err := q.execute(ctx, "query-chardev", &chardevs); err != nil {
+		return false, err
+	}
+	for _, c := range chardevs {
+		if c.Label == linkChardev {
+			return strings.HasPrefix(c.Filename, "disconnected:"), nil
+		}
+	}
+	return false, errors.New("QEMU has no link")
 }
 
 // status is what QEMU says of its guest: qapi/run-state.json.

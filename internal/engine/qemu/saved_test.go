@@ -122,10 +122,15 @@ func TestSaveAndRestore(t *testing.T) {
 		}
 		clones = append(clones, m)
 	}
-	// A clone can be saved as its parent was.
+	// A clone can be saved as its parent was, but that it has a link from the start, which nobody had with the parent.
 	again, err := clones[0].Save(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
+	}
+	was, _ := parseVariant(saved.Variant)
+	is, _ := parseVariant(again.Variant)
+	if want := (variant{legacy: true}); is != want || was != (variant{legacy: true, unlinked: true}) {
+		t.Errorf("the variants are %q and %q", saved.Variant, again.Variant)
 	}
 	if _, err := e.Finish(t.Context(), spec, again); err != nil {
 		t.Error(err)
@@ -362,6 +367,17 @@ func TestRestorable(t *testing.T) {
 		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
 			t.Errorf("%s: %v, want %q", name, err, tc.want)
 		}
+	}
+}
+
+func TestVariant(t *testing.T) {
+	for _, v := range []variant{{}, {legacy: true}, {unlinked: true}, {true, true}} {
+		if got, err := parseVariant(v.String()); err != nil || got != v {
+			t.Errorf("%+v became %+v, %v", v, got, err)
+		}
+	}
+	if _, err := parseVariant("legacy timers, on fire"); err == nil {
+		t.Error("a variant that is not known was taken")
 	}
 }
 
