@@ -3,13 +3,16 @@ package guestrpc
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
 	"testing"
 	"time"
 
+	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/encoding/protodelim"
+	"google.golang.org/protobuf/proto"
 
 	guestv1 "github.com/agentkernel/agentkernel/api/guest/v1"
 )
@@ -32,6 +35,7 @@ func FuzzControl(f *testing.F) {
 	f.Add([]byte("\x00\x00\x00\x00\x00\x00\x00\x01\x02\x00"))
 	f.Add([]byte("\x00\x00\x00\x06\x00\x00\x00\x01\x02\x00\x0a\x00\x12\x02\x08\x01\x00\x00\x00\x06\x00\x00\x00\x03\x02\x00\x0a\x00\x12\x02\x10\x01"))
 	f.Add([]byte("\x00\x00\x00\x06\x00\x00\x00\x01\x03\x00\x0a\x04\x08\x01\x18\x01"))
+	f.Add(controlAnswers(f))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		dial := func(context.Context) (Conn, error) { return said(t, data), nil }
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -41,6 +45,11 @@ func FuzzControl(f *testing.F) {
 				t.Errorf("%d commands", len(list))
 			}
 			_ = c.Signal(ctx, "x", 15)
+			_ = c.Prepare(ctx, time.Second)
+			items, err := c.Resume(ctx, ResumeSpec{Kind: ResumeCopy})
+			if err == nil && len(items) > maxItems+1 {
+				t.Errorf("%d items", len(items))
+			}
 			_ = c.Close()
 		}
 		_, _ = Sample(ctx, dial)
@@ -54,6 +63,28 @@ func FuzzControl(f *testing.F) {
 			t.Error("hangs")
 		}
 	})
+}
+
+// controlAnswers are those of a good guest to the calls of FuzzControl.
+func controlAnswers(f *testing.F) (all []byte) {
+	answers := []proto.Message{
+		goodHello(), &guestv1.ListResponse{}, &guestv1.SignalResponse{}, &guestv1.PrepareResponse{},
+		&guestv1.ResumeResponse{Items: []*guestv1.HygieneItem{{Name: "clock", Result: guestv1.HygieneItem_PASS}}, Clock: &guestv1.Clock{UnixNano: 1}},
+	}
+	for i, m := range answers {
+		payload, err := proto.Marshal(m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		body, err := proto.Marshal(&ttrpc.Response{Payload: payload})
+		if err != nil {
+			f.Fatal(err)
+		}
+		all = binary.BigEndian.AppendUint32(all, uint32(len(body)))
+		all = append(binary.BigEndian.AppendUint32(all, uint32(2*i+1)), typeResponse, 0)
+		all = append(all, body...)
+	}
+	return all
 }
 
 // FuzzStream lets a guest answer anything to a request for a stream, and what follows be read.

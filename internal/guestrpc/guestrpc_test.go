@@ -68,7 +68,7 @@ func (g *guest) List(context.Context, *guestv1.ListRequest) (*guestv1.ListRespon
 }
 
 // serve runs g until the test ends and returns how to reach it.
-func serve(t *testing.T, g *guest) func(context.Context) (Conn, error) {
+func serve(t *testing.T, g guestv1.AgentService) func(context.Context) (Conn, error) {
 	t.Helper()
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {
@@ -79,6 +79,9 @@ func serve(t *testing.T, g *guest) func(context.Context) (Conn, error) {
 		t.Fatal(err)
 	}
 	guestv1.RegisterAgentService(server, g)
+	if c, ok := g.(guestv1.CloneService); ok {
+		guestv1.RegisterCloneService(server, c)
+	}
 	served := make(chan struct{})
 	go func() { defer close(served); server.Serve(context.Background(), l) }()
 	t.Cleanup(func() { server.Close(); <-served })
@@ -87,7 +90,7 @@ func serve(t *testing.T, g *guest) func(context.Context) (Conn, error) {
 	}
 }
 
-func connect(t *testing.T, g *guest) *Client {
+func connect(t *testing.T, g guestv1.AgentService) *Client {
 	t.Helper()
 	c, err := Connect(t.Context(), serve(t, g), Identity{Hostname: "h"})
 	if err != nil {

@@ -8,10 +8,12 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	guestv1 "github.com/agentkernel/agentkernel/api/guest/v1"
 	apiv1 "github.com/agentkernel/agentkernel/api/v1"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 	"github.com/agentkernel/agentkernel/pkg/client"
@@ -21,13 +23,19 @@ import (
 func TestHello(t *testing.T) {
 	lie := hello()
 	lie.ReadyNs, lie.AgentBuild = -1, "\x1b[2J"
+	late := hello() // its clock is so far off that it is set again, by Resume
+	late.Capabilities = append(late.Capabilities, "clone")
+	resumed := &guestv1.ResumeResponse{Items: []*guestv1.HygieneItem{{Name: "\x1b[2J"}}}
 	for name, attack := range map[string]func(*guest){
-		"huge frame":   onCallSays("Hello", bytes.Repeat([]byte{0xff}, 10)),
-		"lies":         onCallSays("Hello", response(1, lie)),
-		"another call": onCallSays("Hello", response(3, hello())),
-		"garbage":      onCallSays("Hello", response(1, hello())[3:]),
-		"without end":  onCall("Hello", func(g *guest, c net.Conn) { g.floods(nil, frame(1, typeData, []byte("x")))(c) }),
-		"silence":      onCall("Hello", (*guest).silent),
+		"huge frame":      onCallSays("Hello", bytes.Repeat([]byte{0xff}, 10)),
+		"lies":            onCallSays("Hello", response(1, lie)),
+		"another call":    onCallSays("Hello", response(3, hello())),
+		"garbage":         onCallSays("Hello", response(1, hello())[3:]),
+		"without end":     onCall("Hello", func(g *guest, c net.Conn) { g.floods(nil, frame(1, typeData, []byte("x")))(c) }),
+		"silence":         onCall("Hello", (*guest).silent),
+		"resume, lies":    onCallSays("Hello", append(response(1, late), response(3, resumed)...)),
+		"resume, huge":    onCallSays("Hello", append(response(1, late), bytes.Repeat([]byte{0xff}, 10)...)),
+		"resume, silence": onCallSays("Hello", response(1, late)),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -43,7 +51,7 @@ func TestHello(t *testing.T) {
 			}()
 			<-g.reached
 			d.served(t)
-			if name == "silence" {
+			if strings.HasSuffix(name, "silence") {
 				cancel()
 			}
 			if err := <-ended; err == nil {

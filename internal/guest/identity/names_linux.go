@@ -126,7 +126,7 @@ func RemoveHostKeys(root string, keep func(path string) bool) (int, error) {
 	removed := 0
 	for _, e := range entries {
 		name := e.Name()
-		if !strings.HasPrefix(name, "ssh_host_") || !strings.HasSuffix(name, "_key") && !strings.HasSuffix(name, "_key.pub") || keep(dir+"/"+name) {
+		if !strings.HasPrefix(name, "ssh_host_") || !strings.Contains(name, "_key") || keep(dir+"/"+name) {
 			continue
 		}
 		if err := os.Remove(filepath.Join(root, dir, name)); err != nil {
