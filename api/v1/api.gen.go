@@ -680,6 +680,17 @@ type FileLine struct {
 	File *FileInfo `json:"file,omitempty"`
 }
 
+// Forwarded What connections to servers in the guest have carried since the daemon began: published ports, port forwards, dial
+type Forwarded struct {
+	// Connections How many there were
+	Connections    int64 `json:"connections"`
+	FromGuestBytes int64 `json:"from_guest_bytes"`
+
+	// Open How many there are
+	Open         int   `json:"open"`
+	ToGuestBytes int64 `json:"to_guest_bytes"`
+}
+
 // GuestStats defines model for GuestStats.
 type GuestStats struct {
 	// CpuBusyMs Of all CPUs together since the start
@@ -920,8 +931,11 @@ type Stats struct {
 	DiskAllocatedBytes int64 `json:"disk_allocated_bytes"`
 
 	// DiskLimitBytes Virtual size of the sandbox's own disk
-	DiskLimitBytes int64       `json:"disk_limit_bytes"`
-	Guest          *GuestStats `json:"guest,omitempty"`
+	DiskLimitBytes int64 `json:"disk_limit_bytes"`
+
+	// Forwarded What connections to servers in the guest have carried since the daemon began: published ports, port forwards, dial
+	Forwarded Forwarded   `json:"forwarded"`
+	Guest     *GuestStats `json:"guest,omitempty"`
 
 	// GuestProblem Why a running guest does not say what it uses
 	GuestProblem *string `json:"guest_problem,omitempty"`

@@ -33,7 +33,8 @@ func statsCommand(e *env) *cobra.Command {
 			"Ctrl-C; elsewhere it is printed once, and --watch goes on. With --json, once is an array, and --watch a line a sandbox.\n\n" +
 			"CPU % is of the guest's CPUs, 100 for each that is busy, over one interval; MEM is what the guest's processes and kernel\n" +
 			"have taken, beside the memory of the microVM; VMM MEM is what its process takes on this host, DISK what is written to the\n" +
-			"sandbox's own disk, beside its size, and PIDS the number of processes in the guest.",
+			"sandbox's own disk, beside its size, PORTS I/O what its published and forwarded ports have carried to the guest and from it\n" +
+			"since the daemon began, and PIDS the number of processes in the guest.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if watch && once {
 				return sandbox.Errorf(sandbox.Invalid, "leave one out", "--watch and --no-stream exclude each other")
@@ -251,7 +252,7 @@ func atIntervals(ctx context.Context, interval time.Duration, f func() error) er
 func table(rows []statsRow) []byte {
 	var b bytes.Buffer
 	w := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(w, "NAME\tCPU %\tMEM USED / LIMIT\tVMM MEM\tDISK USED / LIMIT\tPIDS")
+	fmt.Fprintln(w, "NAME\tCPU %\tMEM USED / LIMIT\tVMM MEM\tDISK USED / LIMIT\tPORTS I/O\tPIDS")
 	for _, r := range rows {
 		cpu, mem, vmm, disk, pids := "--", "--", "--", "--", "--"
 		if r.CPU != nil {
@@ -267,7 +268,8 @@ func table(rows []statsRow) []byte {
 		} else if r.DiskLimitBytes > 0 {
 			disk = "-- / " + size(r.DiskLimitBytes)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, cpu, mem, vmm, disk, pids)
+		ports := size(r.Forwarded.ToGuestBytes) + " / " + size(r.Forwarded.FromGuestBytes)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, cpu, mem, vmm, disk, ports, pids)
 	}
 	_ = w.Flush() // into memory
 	return b.Bytes()

@@ -47,6 +47,9 @@ func statsView(s manager.Stats) apiv1.Stats {
 		Name: s.Record.Spec.Name, Id: s.Record.ID, State: string(s.Record.State), Time: s.Time,
 		MemoryLimitBytes: int64(s.Record.Spec.MemoryMiB) << 20, DiskLimitBytes: int64(s.Record.Spec.DiskMiB) << 20,
 		DiskAllocatedBytes: int64(s.DiskAllocated), GuestProblem: optional(s.GuestProblem),
+		Forwarded: apiv1.Forwarded{
+			Connections: int64(s.Traffic.Connections), Open: s.Traffic.Open, ToGuestBytes: int64(s.Traffic.ToGuest), FromGuestBytes: int64(s.Traffic.FromGuest),
+		},
 	}
 	if u := s.VMM; u != nil {
 		v.Vmm = &apiv1.ProcessUsage{CpuMs: u.CPU.Milliseconds(), RssBytes: int64(u.RSS)}

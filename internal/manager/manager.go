@@ -104,6 +104,8 @@ type box struct {
 	published   *publication
 	connections int        // to servers in the guest
 	bulk        *bulk.Area // nil until it is used
+
+	carried traffic // by those connections
 }
 
 // New returns a manager that knows no sandbox yet: call Reconcile before anything else.

@@ -69,11 +69,14 @@ func (m *Manager) WriteMetrics(to io.Writer) error {
 	w := metrics.NewWriter(to)
 	all := m.HostStats()
 	states := map[sandbox.State]float64{}
-	var cpu, memory, disk []metrics.Value
+	var cpu, memory, disk, connections, toGuest, fromGuest []metrics.Value
 	for _, s := range all {
 		name := s.Record.Spec.Name
 		states[s.Record.State]++
 		disk = append(disk, metrics.Value{Label: name, Value: float64(s.DiskAllocated)})
+		connections = append(connections, metrics.Value{Label: name, Value: float64(s.Traffic.Connections)})
+		toGuest = append(toGuest, metrics.Value{Label: name, Value: float64(s.Traffic.ToGuest)})
+		fromGuest = append(fromGuest, metrics.Value{Label: name, Value: float64(s.Traffic.FromGuest)})
 		if s.VMM != nil {
 			cpu = append(cpu, metrics.Value{Label: name, Value: s.VMM.CPU.Seconds()})
 			memory = append(memory, metrics.Value{Label: name, Value: float64(s.VMM.RSS)})
@@ -95,6 +98,9 @@ func (m *Manager) WriteMetrics(to io.Writer) error {
 	w.Family("agentkernel_vmm_cpu_seconds_total", "counter", "CPU time of the VMM.", "sandbox", cpu)
 	w.Family("agentkernel_vmm_resident_memory_bytes", "gauge", "Resident memory of the VMM, with that of the guest.", "sandbox", memory)
 	w.Family("agentkernel_sandbox_disk_allocated_bytes", "gauge", "What the sandbox's own disk takes on the host.", "sandbox", disk)
+	w.Family("agentkernel_forwarded_connections_total", "counter", "Connections to servers in the guest.", "sandbox", connections)
+	w.Family("agentkernel_forwarded_to_guest_bytes_total", "counter", "What clients sent over those connections.", "sandbox", toGuest)
+	w.Family("agentkernel_forwarded_from_guest_bytes_total", "counter", "What the servers sent over those connections.", "sandbox", fromGuest)
 	w.One("go_goroutines", "gauge", "Goroutines of the daemon.", float64(runtime.NumGoroutine()))
 	if u, err := procusage.Of(os.Getpid(), 0, false); err == nil {
 		w.One("process_cpu_seconds_total", "counter", "CPU time of the daemon.", u.CPU.Seconds())

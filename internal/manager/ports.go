@@ -68,6 +68,7 @@ func (m *Manager) Dial(ctx context.Context, name string, target sandbox.Target) 
 		b.hangUp()
 		return nil, refused(name, target, err)
 	}
+	b.carried.connections.Add(1)
 	return &connection{Conn: conn, b: b}, nil
 }
 

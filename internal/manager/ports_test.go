@@ -97,6 +97,9 @@ func TestPublish(t *testing.T) {
 	if _, err := io.ReadAll(c); err == nil {
 		t.Error("the connection ends as if the server had ended it")
 	}
+	if c := m.HostStats()[0].Traffic; c.Connections == 0 || c.Open != 0 || c.ToGuest != 5 || c.FromGuest != 5 {
+		t.Errorf("%+v", c)
+	}
 	m = h.boot()
 	if got, err := ask(t, address, "again"); got != "AGAIN" || err != nil {
 		t.Errorf("after the adoption: %q, %v", got, err)

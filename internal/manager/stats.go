@@ -23,7 +23,8 @@ const sampleTimeout = 5 * time.Second
 type Stats struct {
 	Time          time.Time
 	Record        sandbox.Record
-	DiskAllocated uint64           // bytes of the host's disk that the sandbox's own disk takes
+	DiskAllocated uint64 // bytes of the host's disk that the sandbox's own disk takes
+	Traffic       Traffic
 	VMM           *procusage.Usage // nil when no VMM runs or nothing is known of it
 	Guest         *guestrpc.Stats  // nil when it does not run, or does not say
 	GuestProblem  string           // why a running guest says nothing
@@ -77,7 +78,7 @@ func (m *Manager) hostStats(b *box, shared bool) (Stats, *guest) {
 	b.mu.Lock()
 	g := b.guest
 	b.mu.Unlock()
-	s := Stats{Time: time.Now().UTC(), Record: rec}
+	s := Stats{Time: time.Now().UTC(), Record: rec, Traffic: b.traffic()}
 	if info, err := os.Stat(filepath.Join(m.d.Store.Dir(rec.ID), upperFile)); err == nil {
 		if st, ok := info.Sys().(*syscall.Stat_t); ok {
 			s.DiskAllocated = uint64(max(st.Blocks, 0)) * 512
