@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/agentkernel/agentkernel/internal/engine/confine"
 	"github.com/agentkernel/agentkernel/internal/paths"
 	"github.com/agentkernel/agentkernel/pkg/client"
 )
@@ -35,6 +36,9 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == confine.Command { // a test that uses an engine without a daemon has started itself
+		os.Exit(confine.Main(os.Args[2:], os.Stdout, os.Stderr))
+	}
 	flag.Parse()
 	os.Exit(func() int {
 		var err error
