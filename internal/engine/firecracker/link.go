@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
+	"weak"
 
 	"github.com/agentkernel/agentkernel/internal/engine/confine"
 	"github.com/agentkernel/agentkernel/internal/transport/hybridvsock"
@@ -24,8 +26,10 @@ type link struct {
 	slow   time.Duration   // slowGuest
 
 	mu       sync.Mutex
-	listener *unixsock.Listener // nil once the guest has been reached
-	knocked  chan struct{}      // closed by the next knock, or when the guest is reached
+	listener *unixsock.Listener           // nil once the guest has been reached
+	knocked  chan struct{}                // closed by the next knock, or when the guest is reached
+	open     []weak.Pointer[net.UnixConn] // connections to the guest that may be in use, and some that are not
+	tidyAt   int                          // when so many are there, those that nobody has any more are left out
 
 	accepting chan struct{} // closed when nobody accepts any more
 }
@@ -114,6 +118,7 @@ func (l *link) dial(ctx context.Context, port uint32) (net.Conn, error) {
 		conn, err := l.connect(ctx, port)
 		if err == nil {
 			l.stopListening()
+			l.remember(conn)
 			return conn, nil
 		}
 		cause := context.Cause(l.life) // ctx learns of it a moment later
@@ -137,7 +142,33 @@ func (l *link) dial(ctx context.Context, port uint32) (net.Conn, error) {
 	}
 }
 
-func (l *link) connect(ctx context.Context, port uint32) (net.Conn, error) {
+// leastTidy is the number of connections below which none is looked for that nobody has any more.
+const leastTidy = 64
+
+func (l *link) remember(conn *net.UnixConn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.open) >= max(l.tidyAt, leastTidy) {
+		l.open = slices.DeleteFunc(l.open, func(p weak.Pointer[net.UnixConn]) bool { return p.Value() == nil })
+		l.tidyAt = 2 * len(l.open)
+	}
+	l.open = append(l.open, weak.Make(conn))
+}
+
+// reset closes all connections to the guest.
+func (l *link) reset() {
+	l.mu.Lock()
+	open := l.open
+	l.open, l.tidyAt = nil, 0
+	l.mu.Unlock()
+	for _, p := range open {
+		if conn := p.Value(); conn != nil {
+			conn.Close()
+		}
+	}
+}
+
+func (l *link) connect(ctx context.Context, port uint32) (*net.UnixConn, error) {
 	conn, err := dialVMM(ctx, l.socket, l.pid)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the guest: %w", err)
@@ -150,12 +181,13 @@ func (l *link) connect(ctx context.Context, port uint32) (net.Conn, error) {
 
 // dialVMM connects to a socket of a VMM, and makes sure that it is the VMM that listens there: the sockets are in the one directory
 // where a VMM can make files, and a link could lead us to the socket of somebody who trusts us.
-func dialVMM(ctx context.Context, path string, pid int) (net.Conn, error) {
-	conn, err := unixsock.Dial(ctx, path)
+func dialVMM(ctx context.Context, path string, pid int) (*net.UnixConn, error) {
+	dialled, err := unixsock.Dial(ctx, path)
 	if err != nil {
 		return nil, err
 	}
-	peer, err := unixsock.PeerCred(conn.(*net.UnixConn))
+	conn := dialled.(*net.UnixConn)
+	peer, err := unixsock.PeerCred(conn)
 	if err == nil && peer.PID != pid {
 		err = fmt.Errorf("process %d listens on %s, and not the VMM, which is process %d", peer.PID, path, pid)
 	}

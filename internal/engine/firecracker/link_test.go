@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"testing"
 
 	"github.com/agentkernel/agentkernel/internal/engine/vmm"
@@ -130,5 +131,24 @@ func TestCloseEndsWaiting(t *testing.T) {
 	k.close()
 	if _, err := net.Dial("unix", files.ready); err == nil {
 		t.Error("it still listens")
+	}
+}
+
+// What is remembered of connections does not grow with those that nobody has any more.
+func TestLinkForgets(t *testing.T) {
+	e, spec := newEngine(t, modeGood), newSpec(t)
+	m := launch(t, e, spec)
+	for range 5 * leastTidy {
+		conn, err := m.Dial(t.Context(), sandbox.GuestAgentPort)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+		if len(m.link.open) == leastTidy {
+			runtime.GC()
+		}
+	}
+	if n := len(m.link.open); n > 3*leastTidy {
+		t.Errorf("%d connections are remembered", n)
 	}
 }

@@ -120,8 +120,11 @@ const (
 func (m *machine) dialAPI(ctx context.Context) (net.Conn, error) {
 	for pause := firstListenPause; ; pause = min(2*pause, lastListenPause) {
 		conn, err := dialVMM(ctx, m.files.api, m.Rec.PID)
+		if err == nil {
+			return conn, nil
+		}
 		if !errors.Is(err, syscall.ECONNREFUSED) {
-			return conn, err
+			return nil, err
 		}
 		timer := time.NewTimer(pause)
 		select {

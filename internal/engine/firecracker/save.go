@@ -25,7 +25,7 @@ const (
 var savedFiles = []string{memoryFile, stateFile}
 
 // Save has Firecracker write a state into the one directory of its that is on a disk, and moves it to dir. The guest gets an event
-// by which its vsock driver ends all connections, in this microVM too when it goes on. What Firecracker was told to do goes on when
+// by which its vsock driver ends all connections, in this microVM too when it goes on; they are closed here at once. What Firecracker was told to do goes on when
 // ctx ends; the next request waits for it.
 func (m *machine) Save(ctx context.Context, dir string) (saved sandbox.SavedState, err error) {
 	select {
@@ -59,6 +59,7 @@ func (m *machine) Save(ctx context.Context, dir string) (saved sandbox.SavedStat
 			SnapshotPath: savingInside + "/" + stateFile, MemFilePath: savingInside + "/" + memoryFile, SnapshotType: fcapi.SnapshotFull,
 		})
 	})
+	m.link.reset()
 	if err != nil {
 		return saved, m.explainSave(ctx, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,12 +21,19 @@ func saved(t *testing.T, e *Engine, spec sandbox.MachineSpec) (sandbox.MachineSp
 	spec.MemoryMiB = 8
 	spec.Spares = []sandbox.Spare{{ReadOnly: true}, {}}
 	m := launch(t, e, spec)
+	conn, err := m.Dial(t.Context(), sandbox.GuestAgentPort)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := m.Pause(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	state, err := m.Save(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
+	}
+	if n, err := conn.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("a connection from before: %d bytes, %v", n, err)
 	}
 	if paused, err := m.Paused(t.Context()); err != nil || !paused {
 		t.Errorf("it goes on: %v", err)
