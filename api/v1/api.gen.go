@@ -59,6 +59,24 @@ func (e CreateRequestEngine) Valid() bool {
 	}
 }
 
+// Defines values for CreateRequestIdleAction.
+const (
+	Stop    CreateRequestIdleAction = "stop"
+	Suspend CreateRequestIdleAction = "suspend"
+)
+
+// Valid indicates whether the value is a known member of the CreateRequestIdleAction enum.
+func (e CreateRequestIdleAction) Valid() bool {
+	switch e {
+	case Stop:
+		return true
+	case Suspend:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ErrorCode.
 const (
 	ErrorCodeConflict    ErrorCode = "conflict"
@@ -94,14 +112,15 @@ func (e ErrorCode) Valid() bool {
 
 // Defines values for EventType.
 const (
-	EventTypeExecEnd        EventType = "exec.end"
-	EventTypeExecStart      EventType = "exec.start"
-	EventTypeGuestOom       EventType = "guest.oom"
-	EventTypeLost           EventType = "lost"
-	EventTypeSandboxIdle    EventType = "sandbox.idle"
-	EventTypeSandboxRemoved EventType = "sandbox.removed"
-	EventTypeSandboxState   EventType = "sandbox.state"
-	EventTypeVmmEnd         EventType = "vmm.end"
+	EventTypeExecEnd         EventType = "exec.end"
+	EventTypeExecStart       EventType = "exec.start"
+	EventTypeGuestOom        EventType = "guest.oom"
+	EventTypeLost            EventType = "lost"
+	EventTypeSandboxIdle     EventType = "sandbox.idle"
+	EventTypeSandboxRemoved  EventType = "sandbox.removed"
+	EventTypeSandboxSnapshot EventType = "sandbox.snapshot"
+	EventTypeSandboxState    EventType = "sandbox.state"
+	EventTypeVmmEnd          EventType = "vmm.end"
 )
 
 // Valid indicates whether the value is a known member of the EventType enum.
@@ -118,6 +137,8 @@ func (e EventType) Valid() bool {
 	case EventTypeSandboxIdle:
 		return true
 	case EventTypeSandboxRemoved:
+		return true
+	case EventTypeSandboxSnapshot:
 		return true
 	case EventTypeSandboxState:
 		return true
@@ -387,6 +408,13 @@ type CreateRequest struct {
 	// Engine What runs the microVM; the user's default when absent
 	Engine *CreateRequestEngine `json:"engine,omitempty"`
 
+	// FromSnapshot sandbox:tag or id of a snapshot that its first start goes on from. What the snapshot decides (image, arch, engine, agent, vcpus, memory_mib,
+	// disk_mib, project, volumes) is not to be given then.
+	FromSnapshot *string `json:"from_snapshot,omitempty"`
+
+	// IdleAction What happens to it then
+	IdleAction *CreateRequestIdleAction `json:"idle_action,omitempty"`
+
 	// IdleTimeoutMs Stop the running sandbox when nothing happened in it for so long: no command that was run through this API, no copy,
 	// no forwarded connection. At least 1000; 0: never. A daemon that is started anew counts anew.
 	IdleTimeoutMs *int64 `json:"idle_timeout_ms,omitempty"`
@@ -414,6 +442,15 @@ type CreateRequestArch string
 
 // CreateRequestEngine What runs the microVM; the user's default when absent
 type CreateRequestEngine string
+
+// CreateRequestIdleAction What happens to it then
+type CreateRequestIdleAction string
+
+// CreateSnapshotRequest defines model for CreateSnapshotRequest.
+type CreateSnapshotRequest struct {
+	// Tag One that no other snapshot of a sandbox of this name has; without one it is known by its id
+	Tag *string `json:"tag,omitempty"`
+}
 
 // CreateVolumeRequest defines model for CreateVolumeRequest.
 type CreateVolumeRequest struct {
@@ -457,7 +494,7 @@ type Event struct {
 	// Count lost: how many events, absent when nobody knows; guest.oom: kills since the last such event
 	Count *int64 `json:"count,omitempty"`
 
-	// DurationMs exec.end
+	// DurationMs exec.end; sandbox.snapshot: how long the sandbox stood still
 	DurationMs *float64 `json:"duration_ms,omitempty"`
 	ExecId     *string  `json:"exec_id,omitempty"`
 
@@ -484,7 +521,13 @@ type Event struct {
 	Seq int64 `json:"seq"`
 
 	// Signal exec.end: the signal that ended it
-	Signal   *int      `json:"signal,omitempty"`
+	Signal *int `json:"signal,omitempty"`
+
+	// Snapshot sandbox.snapshot: its id
+	Snapshot *string `json:"snapshot,omitempty"`
+
+	// Tag sandbox.snapshot
+	Tag      *string   `json:"tag,omitempty"`
 	Time     time.Time `json:"time"`
 	TimedOut *bool     `json:"timed_out,omitempty"`
 
@@ -680,6 +723,17 @@ type FileLine struct {
 	File *FileInfo `json:"file,omitempty"`
 }
 
+// ForkRequest defines model for ForkRequest.
+type ForkRequest struct {
+	Count *int `json:"count,omitempty"`
+
+	// Name Of the copy; with a count, of NAME-1, NAME-2 and so on. The original's, with a number, when absent
+	Name *string `json:"name,omitempty"`
+
+	// TimeoutMs How long the guest agent of each may take to answer
+	TimeoutMs *int `json:"timeout_ms,omitempty"`
+}
+
 // Forwarded What connections to servers in the guest have carried since the daemon began: published ports, port forwards, dial
 type Forwarded struct {
 	// Connections How many there were
@@ -784,7 +838,10 @@ type ImageUse struct {
 	// Sandbox Name of the sandbox
 	Sandbox string `json:"sandbox"`
 
-	// State State of the sandbox; absent while it is being made
+	// Snapshot What the snapshot of it is called that has the image; absent when it is the sandbox itself
+	Snapshot *string `json:"snapshot,omitempty"`
+
+	// State State of the sandbox; absent while it is being made, and for a snapshot
 	State *string `json:"state,omitempty"`
 }
 
@@ -795,6 +852,16 @@ type ImageUseList struct {
 
 	// Uses By digest and then by name
 	Uses []ImageUse `json:"uses"`
+}
+
+// Parent What a sandbox was made from
+type Parent struct {
+	// Sandbox Its name then
+	Sandbox   string `json:"sandbox"`
+	SandboxId string `json:"sandbox_id"`
+
+	// Snapshot Id of the snapshot; absent for a fork
+	Snapshot *string `json:"snapshot,omitempty"`
 }
 
 // Port A port of the host that leads to a server in the sandbox while it runs; either guest_port or guest_socket
@@ -873,10 +940,13 @@ type Sandbox struct {
 	GuestInstructions *int64 `json:"guest_instructions,omitempty"`
 
 	// Hygiene Whether the sandbox has for its own what two of them must not have in common, as found at its last start
-	Hygiene       *Hygiene `json:"hygiene,omitempty"`
-	Id            string   `json:"id"`
-	IdleTimeoutMs *int64   `json:"idle_timeout_ms,omitempty"`
-	Image         string   `json:"image"`
+	Hygiene *Hygiene `json:"hygiene,omitempty"`
+	Id      string   `json:"id"`
+
+	// IdleAction What happens to it then
+	IdleAction    *string `json:"idle_action,omitempty"`
+	IdleTimeoutMs *int64  `json:"idle_timeout_ms,omitempty"`
+	Image         string  `json:"image"`
 
 	// ImageConfig What a container image says about how programs run in it; exec takes env, user and working_dir from it
 	ImageConfig *ImageConfig `json:"image_config,omitempty"`
@@ -887,6 +957,9 @@ type Sandbox struct {
 	MemoryMib int     `json:"memory_mib"`
 	Name      string  `json:"name"`
 
+	// Parent What a sandbox was made from
+	Parent *Parent `json:"parent,omitempty"`
+
 	// Pid Process id of the VMM
 	Pid *int `json:"pid,omitempty"`
 
@@ -896,6 +969,9 @@ type Sandbox struct {
 
 	// Reason Why it failed, or was stopped without a request
 	Reason *string `json:"reason,omitempty"`
+
+	// Restores What the next start goes on from: suspended (its own memory), or snapshot
+	Restores *string `json:"restores,omitempty"`
 
 	// Stages Where the time of the last start went
 	Stages    *[]Stage       `json:"stages,omitempty"`
@@ -917,6 +993,64 @@ type SandboxList struct {
 	// Problems Records that could not be read; they are left as they are
 	Problems  *[]string `json:"problems,omitempty"`
 	Sandboxes []Sandbox `json:"sandboxes"`
+}
+
+// Snapshot defines model for Snapshot.
+type Snapshot struct {
+	Accelerator string `json:"accelerator"`
+	Arch        string `json:"arch"`
+
+	// Cpu What a host has to be alike in; the words are the engine's
+	Cpu       string    `json:"cpu"`
+	CreatedAt time.Time `json:"created_at"`
+	DiskMib   int       `json:"disk_mib"`
+
+	// Engine What saved it, and is to restore it
+	Engine          string         `json:"engine"`
+	EngineVersion   string         `json:"engine_version"`
+	Files           []SnapshotFile `json:"files"`
+	Id              string         `json:"id"`
+	Image           string         `json:"image"`
+	ImageDigest     string         `json:"image_digest"`
+	InitramfsSha256 *string        `json:"initramfs_sha256,omitempty"`
+	Kernel          *string        `json:"kernel,omitempty"`
+	KernelSha256    *string        `json:"kernel_sha256,omitempty"`
+	MemoryMib       int            `json:"memory_mib"`
+
+	// Parent Id of the snapshot that the sandbox was made from
+	Parent *string `json:"parent,omitempty"`
+
+	// PausedMs How long the sandbox stood still for it
+	PausedMs float64 `json:"paused_ms"`
+
+	// Ref sandbox:tag, or the id
+	Ref string `json:"ref"`
+
+	// Sandbox Name of the sandbox that it is of
+	Sandbox   string  `json:"sandbox"`
+	SandboxId string  `json:"sandbox_id"`
+	SizeBytes int64   `json:"size_bytes"`
+	Tag       *string `json:"tag,omitempty"`
+
+	// UsedBytes Of the host's disk; blocks that are shared count in full
+	UsedBytes int64 `json:"used_bytes"`
+	Vcpus     int   `json:"vcpus"`
+}
+
+// SnapshotFile defines model for SnapshotFile.
+type SnapshotFile struct {
+	Path      string `json:"path"`
+	SizeBytes int64  `json:"size_bytes"`
+
+	// Sum XXH64 over the blocks that are not zero; it is compared before a restore
+	Sum string `json:"sum"`
+}
+
+// SnapshotList defines model for SnapshotList.
+type SnapshotList struct {
+	// Problems Manifests that could not be read; they are left as they are
+	Problems  *[]string  `json:"problems,omitempty"`
+	Snapshots []Snapshot `json:"snapshots"`
 }
 
 // Stage defines model for Stage.
@@ -1176,10 +1310,19 @@ type WatchFilesParams struct {
 	Path Path `form:"path" json:"path"`
 }
 
+// ResumeSandboxParams defines parameters for ResumeSandbox.
+type ResumeSandboxParams struct {
+	// TimeoutMs How long the guest agent may take to answer; then the microVM is killed, and the sandbox is suspended as before if it has not written anything.
+	TimeoutMs *int `form:"timeout_ms,omitempty" json:"timeout_ms,omitempty"`
+}
+
 // StartSandboxParams defines parameters for StartSandbox.
 type StartSandboxParams struct {
 	// TimeoutMs How long the guest agent may take to answer; then the microVM is killed.
 	TimeoutMs *int `form:"timeout_ms,omitempty" json:"timeout_ms,omitempty"`
+
+	// Cold Boot, whatever the sandbox has to go on from. The memory of a suspended one is given up; one that was made from a snapshot has its disks.
+	Cold *bool `form:"cold,omitempty" json:"cold,omitempty"`
 
 	// CountInstructions Count the guest instructions up to readiness (software emulation only; slows the guest down).
 	CountInstructions *bool `form:"count_instructions,omitempty" json:"count_instructions,omitempty"`
@@ -1201,6 +1344,12 @@ type StopSandboxParams struct {
 
 // CreateSandboxJSONRequestBody defines body for CreateSandbox for application/json ContentType.
 type CreateSandboxJSONRequestBody = CreateRequest
+
+// ForkSandboxJSONRequestBody defines body for ForkSandbox for application/json ContentType.
+type ForkSandboxJSONRequestBody = ForkRequest
+
+// CreateSnapshotJSONRequestBody defines body for CreateSnapshot for application/json ContentType.
+type CreateSnapshotJSONRequestBody = CreateSnapshotRequest
 
 // CreateVolumeJSONRequestBody defines body for CreateVolume for application/json ContentType.
 type CreateVolumeJSONRequestBody = CreateVolumeRequest
@@ -1485,6 +1634,26 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/sandboxes/{name}/files/watch (the `WatchFiles` operationId).
 	WatchFiles(ctx context.Context, name Name, params *WatchFilesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ForkSandboxWithBody Make running copies of a running or paused sandbox, with its memory and commands
+	//
+	// All are there, or none. A command that a client is connected to stays with the original. Published ports of a copy are free ones of the
+	// host. Refused with `conflict` for a sandbox that can write to a volume.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/sandboxes/{name}/fork (the `ForkSandbox` operationId).
+	ForkSandboxWithBody(ctx context.Context, name Name, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ForkSandbox Make running copies of a running or paused sandbox, with its memory and commands
+	//
+	// All are there, or none. A command that a client is connected to stays with the original. Published ports of a copy are free ones of the
+	// host. Refused with `conflict` for a sandbox that can write to a volume.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/sandboxes/{name}/fork (the `ForkSandbox` operationId).
+	ForkSandbox(ctx context.Context, name Name, body ForkSandboxJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// GetLogs The console of the microVM, as far as it is kept
 	//
 	// Raw bytes that the guest wrote; treat them as hostile.
@@ -1500,9 +1669,35 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/sandboxes/{name}/pause (the `PauseSandbox` operationId).
 	PauseSandbox(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// StartSandbox Boot the microVM; returns when the guest agent answers
+	// ResumeSandbox Have a suspended sandbox go on
 	//
-	// Starting a running sandbox is not an error and does nothing.
+	// As a start, but refused with `conflict` where a start would boot. A sandbox that runs is left as it is.
+	//
+	// Corresponds with POST /v1/sandboxes/{name}/resume (the `ResumeSandbox` operationId).
+	ResumeSandbox(ctx context.Context, name Name, params *ResumeSandboxParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateSnapshotWithBody Save the memory and disks of a running or paused sandbox, which goes on
+	//
+	// Refused with `conflict` for a sandbox that can write to a volume.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/sandboxes/{name}/snapshots (the `CreateSnapshot` operationId).
+	CreateSnapshotWithBody(ctx context.Context, name Name, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateSnapshot Save the memory and disks of a running or paused sandbox, which goes on
+	//
+	// Refused with `conflict` for a sandbox that can write to a volume.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/sandboxes/{name}/snapshots (the `CreateSnapshot` operationId).
+	CreateSnapshot(ctx context.Context, name Name, body CreateSnapshotJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// StartSandbox Start the microVM; returns when the guest agent answers
+	//
+	// Starting a running sandbox is not an error and does nothing. A suspended one, and one that was made from a snapshot and not started yet,
+	// goes on from what was saved; others boot.
 	//
 	// Corresponds with POST /v1/sandboxes/{name}/start (the `StartSandbox` operationId).
 	StartSandbox(ctx context.Context, name Name, params *StartSandboxParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -1523,12 +1718,38 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/sandboxes/{name}/stop (the `StopSandbox` operationId).
 	StopSandbox(ctx context.Context, name Name, params *StopSandboxParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// SuspendSandbox Put the memory of a running or paused sandbox on disk, and end its VMM
+	//
+	// Suspending a suspended sandbox is not an error and does nothing. A start has it go on exactly as it was, but that connections to it
+	// are gone. Its volumes stay its own meanwhile.
+	//
+	// Corresponds with POST /v1/sandboxes/{name}/suspend (the `SuspendSandbox` operationId).
+	SuspendSandbox(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// UnpauseSandbox Let the vCPUs of a paused sandbox go on
 	//
 	// A sandbox that runs is left as it is.
 	//
 	// Corresponds with POST /v1/sandboxes/{name}/unpause (the `UnpauseSandbox` operationId).
 	UnpauseSandbox(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListSnapshots All snapshots, by sandbox, the newest first
+	//
+	// Corresponds with GET /v1/snapshots (the `ListSnapshots` operationId).
+	ListSnapshots(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RemoveSnapshot Delete a snapshot
+	//
+	// Sandboxes that were started from it go on: its memory takes room on the disk as long as one of them runs. Refused with `conflict` while
+	// there are sandboxes that were made from it and not started.
+	//
+	// Corresponds with DELETE /v1/snapshots/{snapshot} (the `RemoveSnapshot` operationId).
+	RemoveSnapshot(ctx context.Context, snapshot string, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetSnapshot One snapshot
+	//
+	// Corresponds with GET /v1/snapshots/{snapshot} (the `GetSnapshot` operationId).
+	GetSnapshot(ctx context.Context, snapshot string, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetVersion What answers here
 	//
@@ -2053,6 +2274,46 @@ func (c *Client) WatchFiles(ctx context.Context, name Name, params *WatchFilesPa
 	return c.Client.Do(req)
 }
 
+// ForkSandboxWithBody Make running copies of a running or paused sandbox, with its memory and commands
+//
+// All are there, or none. A command that a client is connected to stays with the original. Published ports of a copy are free ones of the
+// host. Refused with `conflict` for a sandbox that can write to a volume.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/sandboxes/{name}/fork (the `ForkSandbox` operationId).
+func (c *Client) ForkSandboxWithBody(ctx context.Context, name Name, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewForkSandboxRequestWithBody(c.Server, name, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ForkSandbox Make running copies of a running or paused sandbox, with its memory and commands
+//
+// All are there, or none. A command that a client is connected to stays with the original. Published ports of a copy are free ones of the
+// host. Refused with `conflict` for a sandbox that can write to a volume.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/sandboxes/{name}/fork (the `ForkSandbox` operationId).
+func (c *Client) ForkSandbox(ctx context.Context, name Name, body ForkSandboxJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewForkSandboxRequest(c.Server, name, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // GetLogs The console of the microVM, as far as it is kept
 //
 // Raw bytes that the guest wrote; treat them as hostile.
@@ -2088,9 +2349,65 @@ func (c *Client) PauseSandbox(ctx context.Context, name Name, reqEditors ...Requ
 	return c.Client.Do(req)
 }
 
-// StartSandbox Boot the microVM; returns when the guest agent answers
+// ResumeSandbox Have a suspended sandbox go on
 //
-// Starting a running sandbox is not an error and does nothing.
+// As a start, but refused with `conflict` where a start would boot. A sandbox that runs is left as it is.
+//
+// Corresponds with POST /v1/sandboxes/{name}/resume (the `ResumeSandbox` operationId).
+func (c *Client) ResumeSandbox(ctx context.Context, name Name, params *ResumeSandboxParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewResumeSandboxRequest(c.Server, name, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateSnapshotWithBody Save the memory and disks of a running or paused sandbox, which goes on
+//
+// Refused with `conflict` for a sandbox that can write to a volume.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/sandboxes/{name}/snapshots (the `CreateSnapshot` operationId).
+func (c *Client) CreateSnapshotWithBody(ctx context.Context, name Name, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateSnapshotRequestWithBody(c.Server, name, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateSnapshot Save the memory and disks of a running or paused sandbox, which goes on
+//
+// Refused with `conflict` for a sandbox that can write to a volume.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/sandboxes/{name}/snapshots (the `CreateSnapshot` operationId).
+func (c *Client) CreateSnapshot(ctx context.Context, name Name, body CreateSnapshotJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateSnapshotRequest(c.Server, name, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// StartSandbox Start the microVM; returns when the guest agent answers
+//
+// Starting a running sandbox is not an error and does nothing. A suspended one, and one that was made from a snapshot and not started yet,
+// goes on from what was saved; others boot.
 //
 // Corresponds with POST /v1/sandboxes/{name}/start (the `StartSandbox` operationId).
 func (c *Client) StartSandbox(ctx context.Context, name Name, params *StartSandboxParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -2141,6 +2458,24 @@ func (c *Client) StopSandbox(ctx context.Context, name Name, params *StopSandbox
 	return c.Client.Do(req)
 }
 
+// SuspendSandbox Put the memory of a running or paused sandbox on disk, and end its VMM
+//
+// Suspending a suspended sandbox is not an error and does nothing. A start has it go on exactly as it was, but that connections to it
+// are gone. Its volumes stay its own meanwhile.
+//
+// Corresponds with POST /v1/sandboxes/{name}/suspend (the `SuspendSandbox` operationId).
+func (c *Client) SuspendSandbox(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSuspendSandboxRequest(c.Server, name)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // UnpauseSandbox Let the vCPUs of a paused sandbox go on
 //
 // A sandbox that runs is left as it is.
@@ -2148,6 +2483,54 @@ func (c *Client) StopSandbox(ctx context.Context, name Name, params *StopSandbox
 // Corresponds with POST /v1/sandboxes/{name}/unpause (the `UnpauseSandbox` operationId).
 func (c *Client) UnpauseSandbox(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewUnpauseSandboxRequest(c.Server, name)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListSnapshots All snapshots, by sandbox, the newest first
+//
+// Corresponds with GET /v1/snapshots (the `ListSnapshots` operationId).
+func (c *Client) ListSnapshots(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListSnapshotsRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RemoveSnapshot Delete a snapshot
+//
+// Sandboxes that were started from it go on: its memory takes room on the disk as long as one of them runs. Refused with `conflict` while
+// there are sandboxes that were made from it and not started.
+//
+// Corresponds with DELETE /v1/snapshots/{snapshot} (the `RemoveSnapshot` operationId).
+func (c *Client) RemoveSnapshot(ctx context.Context, snapshot string, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRemoveSnapshotRequest(c.Server, snapshot)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetSnapshot One snapshot
+//
+// Corresponds with GET /v1/snapshots/{snapshot} (the `GetSnapshot` operationId).
+func (c *Client) GetSnapshot(ctx context.Context, snapshot string, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetSnapshotRequest(c.Server, snapshot)
 	if err != nil {
 		return nil, err
 	}
@@ -3838,6 +4221,53 @@ func NewWatchFilesRequest(server string, name Name, params *WatchFilesParams) (*
 	return req, nil
 }
 
+// NewForkSandboxRequest calls the generic ForkSandbox builder with application/json body
+func NewForkSandboxRequest(server string, name Name, body ForkSandboxJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewForkSandboxRequestWithBody(server, name, "application/json", bodyReader)
+}
+
+// NewForkSandboxRequestWithBody constructs an http.Request for the ForkSandbox method, with any body, and a specified content type
+func NewForkSandboxRequestWithBody(server string, name Name, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/sandboxes/%s/fork", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewGetLogsRequest constructs an http.Request for the GetLogs method
 func NewGetLogsRequest(server string, name Name) (*http.Request, error) {
 	var err error
@@ -3906,6 +4336,114 @@ func NewPauseSandboxRequest(server string, name Name) (*http.Request, error) {
 	return req, nil
 }
 
+// NewResumeSandboxRequest constructs an http.Request for the ResumeSandbox method
+func NewResumeSandboxRequest(server string, name Name, params *ResumeSandboxParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/sandboxes/%s/resume", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.TimeoutMs != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "timeout_ms", *params.TimeoutMs, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreateSnapshotRequest calls the generic CreateSnapshot builder with application/json body
+func NewCreateSnapshotRequest(server string, name Name, body CreateSnapshotJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateSnapshotRequestWithBody(server, name, "application/json", bodyReader)
+}
+
+// NewCreateSnapshotRequestWithBody constructs an http.Request for the CreateSnapshot method, with any body, and a specified content type
+func NewCreateSnapshotRequestWithBody(server string, name Name, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/sandboxes/%s/snapshots", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewStartSandboxRequest constructs an http.Request for the StartSandbox method
 func NewStartSandboxRequest(server string, name Name, params *StartSandboxParams) (*http.Request, error) {
 	var err error
@@ -3944,6 +4482,18 @@ func NewStartSandboxRequest(server string, name Name, params *StartSandboxParams
 		if params.TimeoutMs != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "timeout_ms", *params.TimeoutMs, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cold != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cold", *params.Cold, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -4113,6 +4663,40 @@ func NewStopSandboxRequest(server string, name Name, params *StopSandboxParams) 
 	return req, nil
 }
 
+// NewSuspendSandboxRequest constructs an http.Request for the SuspendSandbox method
+func NewSuspendSandboxRequest(server string, name Name) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/sandboxes/%s/suspend", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewUnpauseSandboxRequest constructs an http.Request for the UnpauseSandbox method
 func NewUnpauseSandboxRequest(server string, name Name) (*http.Request, error) {
 	var err error
@@ -4140,6 +4724,101 @@ func NewUnpauseSandboxRequest(server string, name Name) (*http.Request, error) {
 	}
 
 	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListSnapshotsRequest constructs an http.Request for the ListSnapshots method
+func NewListSnapshotsRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/snapshots")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewRemoveSnapshotRequest constructs an http.Request for the RemoveSnapshot method
+func NewRemoveSnapshotRequest(server string, snapshot string) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "snapshot", snapshot, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/snapshots/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetSnapshotRequest constructs an http.Request for the GetSnapshot method
+func NewGetSnapshotRequest(server string, snapshot string) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "snapshot", snapshot, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/snapshots/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -4607,6 +5286,26 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /v1/sandboxes/{name}/files/watch (the `WatchFiles` operationId).
 	WatchFilesWithResponse(ctx context.Context, name Name, params *WatchFilesParams, reqEditors ...RequestEditorFn) (*WatchFilesResponse, error)
 
+	// ForkSandboxWithBodyWithResponse Make running copies of a running or paused sandbox, with its memory and commands
+	//
+	// All are there, or none. A command that a client is connected to stays with the original. Published ports of a copy are free ones of the
+	// host. Refused with `conflict` for a sandbox that can write to a volume.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/sandboxes/{name}/fork (the `ForkSandbox` operationId).
+	ForkSandboxWithBodyWithResponse(ctx context.Context, name Name, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ForkSandboxResponse, error)
+
+	// ForkSandboxWithResponse Make running copies of a running or paused sandbox, with its memory and commands
+	//
+	// All are there, or none. A command that a client is connected to stays with the original. Published ports of a copy are free ones of the
+	// host. Refused with `conflict` for a sandbox that can write to a volume.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/sandboxes/{name}/fork (the `ForkSandbox` operationId).
+	ForkSandboxWithResponse(ctx context.Context, name Name, body ForkSandboxJSONRequestBody, reqEditors ...RequestEditorFn) (*ForkSandboxResponse, error)
+
 	// GetLogsWithResponse The console of the microVM, as far as it is kept
 	//
 	// Raw bytes that the guest wrote; treat them as hostile.
@@ -4626,9 +5325,37 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/sandboxes/{name}/pause (the `PauseSandbox` operationId).
 	PauseSandboxWithResponse(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*PauseSandboxResponse, error)
 
-	// StartSandboxWithResponse Boot the microVM; returns when the guest agent answers
+	// ResumeSandboxWithResponse Have a suspended sandbox go on
 	//
-	// Starting a running sandbox is not an error and does nothing.
+	// As a start, but refused with `conflict` where a start would boot. A sandbox that runs is left as it is.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/sandboxes/{name}/resume (the `ResumeSandbox` operationId).
+	ResumeSandboxWithResponse(ctx context.Context, name Name, params *ResumeSandboxParams, reqEditors ...RequestEditorFn) (*ResumeSandboxResponse, error)
+
+	// CreateSnapshotWithBodyWithResponse Save the memory and disks of a running or paused sandbox, which goes on
+	//
+	// Refused with `conflict` for a sandbox that can write to a volume.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/sandboxes/{name}/snapshots (the `CreateSnapshot` operationId).
+	CreateSnapshotWithBodyWithResponse(ctx context.Context, name Name, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateSnapshotResponse, error)
+
+	// CreateSnapshotWithResponse Save the memory and disks of a running or paused sandbox, which goes on
+	//
+	// Refused with `conflict` for a sandbox that can write to a volume.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/sandboxes/{name}/snapshots (the `CreateSnapshot` operationId).
+	CreateSnapshotWithResponse(ctx context.Context, name Name, body CreateSnapshotJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateSnapshotResponse, error)
+
+	// StartSandboxWithResponse Start the microVM; returns when the guest agent answers
+	//
+	// Starting a running sandbox is not an error and does nothing. A suspended one, and one that was made from a snapshot and not started yet,
+	// goes on from what was saved; others boot.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4655,6 +5382,16 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/sandboxes/{name}/stop (the `StopSandbox` operationId).
 	StopSandboxWithResponse(ctx context.Context, name Name, params *StopSandboxParams, reqEditors ...RequestEditorFn) (*StopSandboxResponse, error)
 
+	// SuspendSandboxWithResponse Put the memory of a running or paused sandbox on disk, and end its VMM
+	//
+	// Suspending a suspended sandbox is not an error and does nothing. A start has it go on exactly as it was, but that connections to it
+	// are gone. Its volumes stay its own meanwhile.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/sandboxes/{name}/suspend (the `SuspendSandbox` operationId).
+	SuspendSandboxWithResponse(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*SuspendSandboxResponse, error)
+
 	// UnpauseSandboxWithResponse Let the vCPUs of a paused sandbox go on
 	//
 	// A sandbox that runs is left as it is.
@@ -4663,6 +5400,30 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /v1/sandboxes/{name}/unpause (the `UnpauseSandbox` operationId).
 	UnpauseSandboxWithResponse(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*UnpauseSandboxResponse, error)
+
+	// ListSnapshotsWithResponse All snapshots, by sandbox, the newest first
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/snapshots (the `ListSnapshots` operationId).
+	ListSnapshotsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListSnapshotsResponse, error)
+
+	// RemoveSnapshotWithResponse Delete a snapshot
+	//
+	// Sandboxes that were started from it go on: its memory takes room on the disk as long as one of them runs. Refused with `conflict` while
+	// there are sandboxes that were made from it and not started.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /v1/snapshots/{snapshot} (the `RemoveSnapshot` operationId).
+	RemoveSnapshotWithResponse(ctx context.Context, snapshot string, reqEditors ...RequestEditorFn) (*RemoveSnapshotResponse, error)
+
+	// GetSnapshotWithResponse One snapshot
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/snapshots/{snapshot} (the `GetSnapshot` operationId).
+	GetSnapshotWithResponse(ctx context.Context, snapshot string, reqEditors ...RequestEditorFn) (*GetSnapshotResponse, error)
 
 	// GetVersionWithResponse What answers here
 	//
@@ -5900,6 +6661,54 @@ func (r WatchFilesResponse) ContentType() string {
 	return ""
 }
 
+type ForkSandboxResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *SandboxList
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r ForkSandboxResponse) GetJSON201() *SandboxList {
+	return r.JSON201
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r ForkSandboxResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ForkSandboxResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ForkSandboxResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ForkSandboxResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ForkSandboxResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type GetLogsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -5983,6 +6792,102 @@ func (r PauseSandboxResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r PauseSandboxResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ResumeSandboxResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Sandbox
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ResumeSandboxResponse) GetJSON200() *Sandbox {
+	return r.JSON200
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r ResumeSandboxResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ResumeSandboxResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ResumeSandboxResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ResumeSandboxResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ResumeSandboxResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CreateSnapshotResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *Snapshot
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateSnapshotResponse) GetJSON201() *Snapshot {
+	return r.JSON201
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r CreateSnapshotResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateSnapshotResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateSnapshotResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateSnapshotResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateSnapshotResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -6133,6 +7038,54 @@ func (r StopSandboxResponse) ContentType() string {
 	return ""
 }
 
+type SuspendSandboxResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Sandbox
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r SuspendSandboxResponse) GetJSON200() *Sandbox {
+	return r.JSON200
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r SuspendSandboxResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r SuspendSandboxResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r SuspendSandboxResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r SuspendSandboxResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r SuspendSandboxResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type UnpauseSandboxResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -6175,6 +7128,143 @@ func (r UnpauseSandboxResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r UnpauseSandboxResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListSnapshotsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *SnapshotList
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListSnapshotsResponse) GetJSON200() *SnapshotList {
+	return r.JSON200
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r ListSnapshotsResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListSnapshotsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListSnapshotsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListSnapshotsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListSnapshotsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RemoveSnapshotResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r RemoveSnapshotResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RemoveSnapshotResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RemoveSnapshotResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RemoveSnapshotResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RemoveSnapshotResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetSnapshotResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Snapshot
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetSnapshotResponse) GetJSON200() *Snapshot {
+	return r.JSON200
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r GetSnapshotResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetSnapshotResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetSnapshotResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetSnapshotResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetSnapshotResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -6836,6 +7926,38 @@ func (c *ClientWithResponses) WatchFilesWithResponse(ctx context.Context, name N
 	return ParseWatchFilesResponse(rsp)
 }
 
+// ForkSandboxWithBodyWithResponse Make running copies of a running or paused sandbox, with its memory and commands
+//
+// All are there, or none. A command that a client is connected to stays with the original. Published ports of a copy are free ones of the
+// host. Refused with `conflict` for a sandbox that can write to a volume.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/sandboxes/{name}/fork (the `ForkSandbox` operationId).
+func (c *ClientWithResponses) ForkSandboxWithBodyWithResponse(ctx context.Context, name Name, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ForkSandboxResponse, error) {
+	rsp, err := c.ForkSandboxWithBody(ctx, name, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseForkSandboxResponse(rsp)
+}
+
+// ForkSandboxWithResponse Make running copies of a running or paused sandbox, with its memory and commands
+//
+// All are there, or none. A command that a client is connected to stays with the original. Published ports of a copy are free ones of the
+// host. Refused with `conflict` for a sandbox that can write to a volume.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/sandboxes/{name}/fork (the `ForkSandbox` operationId).
+func (c *ClientWithResponses) ForkSandboxWithResponse(ctx context.Context, name Name, body ForkSandboxJSONRequestBody, reqEditors ...RequestEditorFn) (*ForkSandboxResponse, error) {
+	rsp, err := c.ForkSandbox(ctx, name, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseForkSandboxResponse(rsp)
+}
+
 // GetLogsWithResponse The console of the microVM, as far as it is kept
 //
 // Raw bytes that the guest wrote; treat them as hostile.
@@ -6867,9 +7989,55 @@ func (c *ClientWithResponses) PauseSandboxWithResponse(ctx context.Context, name
 	return ParsePauseSandboxResponse(rsp)
 }
 
-// StartSandboxWithResponse Boot the microVM; returns when the guest agent answers
+// ResumeSandboxWithResponse Have a suspended sandbox go on
 //
-// Starting a running sandbox is not an error and does nothing.
+// As a start, but refused with `conflict` where a start would boot. A sandbox that runs is left as it is.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/sandboxes/{name}/resume (the `ResumeSandbox` operationId).
+func (c *ClientWithResponses) ResumeSandboxWithResponse(ctx context.Context, name Name, params *ResumeSandboxParams, reqEditors ...RequestEditorFn) (*ResumeSandboxResponse, error) {
+	rsp, err := c.ResumeSandbox(ctx, name, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseResumeSandboxResponse(rsp)
+}
+
+// CreateSnapshotWithBodyWithResponse Save the memory and disks of a running or paused sandbox, which goes on
+//
+// Refused with `conflict` for a sandbox that can write to a volume.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/sandboxes/{name}/snapshots (the `CreateSnapshot` operationId).
+func (c *ClientWithResponses) CreateSnapshotWithBodyWithResponse(ctx context.Context, name Name, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateSnapshotResponse, error) {
+	rsp, err := c.CreateSnapshotWithBody(ctx, name, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateSnapshotResponse(rsp)
+}
+
+// CreateSnapshotWithResponse Save the memory and disks of a running or paused sandbox, which goes on
+//
+// Refused with `conflict` for a sandbox that can write to a volume.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/sandboxes/{name}/snapshots (the `CreateSnapshot` operationId).
+func (c *ClientWithResponses) CreateSnapshotWithResponse(ctx context.Context, name Name, body CreateSnapshotJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateSnapshotResponse, error) {
+	rsp, err := c.CreateSnapshot(ctx, name, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateSnapshotResponse(rsp)
+}
+
+// StartSandboxWithResponse Start the microVM; returns when the guest agent answers
+//
+// Starting a running sandbox is not an error and does nothing. A suspended one, and one that was made from a snapshot and not started yet,
+// goes on from what was saved; others boot.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -6914,6 +8082,22 @@ func (c *ClientWithResponses) StopSandboxWithResponse(ctx context.Context, name 
 	return ParseStopSandboxResponse(rsp)
 }
 
+// SuspendSandboxWithResponse Put the memory of a running or paused sandbox on disk, and end its VMM
+//
+// Suspending a suspended sandbox is not an error and does nothing. A start has it go on exactly as it was, but that connections to it
+// are gone. Its volumes stay its own meanwhile.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/sandboxes/{name}/suspend (the `SuspendSandbox` operationId).
+func (c *ClientWithResponses) SuspendSandboxWithResponse(ctx context.Context, name Name, reqEditors ...RequestEditorFn) (*SuspendSandboxResponse, error) {
+	rsp, err := c.SuspendSandbox(ctx, name, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSuspendSandboxResponse(rsp)
+}
+
 // UnpauseSandboxWithResponse Let the vCPUs of a paused sandbox go on
 //
 // A sandbox that runs is left as it is.
@@ -6927,6 +8111,48 @@ func (c *ClientWithResponses) UnpauseSandboxWithResponse(ctx context.Context, na
 		return nil, err
 	}
 	return ParseUnpauseSandboxResponse(rsp)
+}
+
+// ListSnapshotsWithResponse All snapshots, by sandbox, the newest first
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/snapshots (the `ListSnapshots` operationId).
+func (c *ClientWithResponses) ListSnapshotsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListSnapshotsResponse, error) {
+	rsp, err := c.ListSnapshots(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListSnapshotsResponse(rsp)
+}
+
+// RemoveSnapshotWithResponse Delete a snapshot
+//
+// Sandboxes that were started from it go on: its memory takes room on the disk as long as one of them runs. Refused with `conflict` while
+// there are sandboxes that were made from it and not started.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /v1/snapshots/{snapshot} (the `RemoveSnapshot` operationId).
+func (c *ClientWithResponses) RemoveSnapshotWithResponse(ctx context.Context, snapshot string, reqEditors ...RequestEditorFn) (*RemoveSnapshotResponse, error) {
+	rsp, err := c.RemoveSnapshot(ctx, snapshot, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRemoveSnapshotResponse(rsp)
+}
+
+// GetSnapshotWithResponse One snapshot
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/snapshots/{snapshot} (the `GetSnapshot` operationId).
+func (c *ClientWithResponses) GetSnapshotWithResponse(ctx context.Context, snapshot string, reqEditors ...RequestEditorFn) (*GetSnapshotResponse, error) {
+	rsp, err := c.GetSnapshot(ctx, snapshot, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetSnapshotResponse(rsp)
 }
 
 // GetVersionWithResponse What answers here
@@ -7831,6 +9057,39 @@ func ParseWatchFilesResponse(rsp *http.Response) (*WatchFilesResponse, error) {
 	return response, nil
 }
 
+// ParseForkSandboxResponse parses an HTTP response from a ForkSandboxWithResponse call
+func ParseForkSandboxResponse(rsp *http.Response) (*ForkSandboxResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ForkSandboxResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest SandboxList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseGetLogsResponse parses an HTTP response from a GetLogsWithResponse call
 func ParseGetLogsResponse(rsp *http.Response) (*GetLogsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -7877,6 +9136,72 @@ func ParsePauseSandboxResponse(rsp *http.Response) (*PauseSandboxResponse, error
 			return nil, err
 		}
 		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseResumeSandboxResponse parses an HTTP response from a ResumeSandboxWithResponse call
+func ParseResumeSandboxResponse(rsp *http.Response) (*ResumeSandboxResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ResumeSandboxResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Sandbox
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCreateSnapshotResponse parses an HTTP response from a CreateSnapshotWithResponse call
+func ParseCreateSnapshotResponse(rsp *http.Response) (*CreateSnapshotResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateSnapshotResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest Snapshot
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Error
@@ -7992,6 +9317,39 @@ func ParseStopSandboxResponse(rsp *http.Response) (*StopSandboxResponse, error) 
 	return response, nil
 }
 
+// ParseSuspendSandboxResponse parses an HTTP response from a SuspendSandboxWithResponse call
+func ParseSuspendSandboxResponse(rsp *http.Response) (*SuspendSandboxResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &SuspendSandboxResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Sandbox
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseUnpauseSandboxResponse parses an HTTP response from a UnpauseSandboxWithResponse call
 func ParseUnpauseSandboxResponse(rsp *http.Response) (*UnpauseSandboxResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -8008,6 +9366,101 @@ func ParseUnpauseSandboxResponse(rsp *http.Response) (*UnpauseSandboxResponse, e
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest Sandbox
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListSnapshotsResponse parses an HTTP response from a ListSnapshotsWithResponse call
+func ParseListSnapshotsResponse(rsp *http.Response) (*ListSnapshotsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListSnapshotsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest SnapshotList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRemoveSnapshotResponse parses an HTTP response from a RemoveSnapshotWithResponse call
+func ParseRemoveSnapshotResponse(rsp *http.Response) (*RemoveSnapshotResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RemoveSnapshotResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetSnapshotResponse parses an HTTP response from a GetSnapshotWithResponse call
+func ParseGetSnapshotResponse(rsp *http.Response) (*GetSnapshotResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetSnapshotResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Snapshot
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -8269,13 +9722,22 @@ type ServerInterface interface {
 	// WatchFiles Changes of a file or directory, as they come
 	// (GET /v1/sandboxes/{name}/files/watch)
 	WatchFiles(w http.ResponseWriter, r *http.Request, name Name, params WatchFilesParams)
+	// ForkSandbox Make running copies of a running or paused sandbox, with its memory and commands
+	// (POST /v1/sandboxes/{name}/fork)
+	ForkSandbox(w http.ResponseWriter, r *http.Request, name Name)
 	// GetLogs The console of the microVM, as far as it is kept
 	// (GET /v1/sandboxes/{name}/logs)
 	GetLogs(w http.ResponseWriter, r *http.Request, name Name)
 	// PauseSandbox Halt the vCPUs of a running sandbox; its memory stays in the VMM
 	// (POST /v1/sandboxes/{name}/pause)
 	PauseSandbox(w http.ResponseWriter, r *http.Request, name Name)
-	// StartSandbox Boot the microVM; returns when the guest agent answers
+	// ResumeSandbox Have a suspended sandbox go on
+	// (POST /v1/sandboxes/{name}/resume)
+	ResumeSandbox(w http.ResponseWriter, r *http.Request, name Name, params ResumeSandboxParams)
+	// CreateSnapshot Save the memory and disks of a running or paused sandbox, which goes on
+	// (POST /v1/sandboxes/{name}/snapshots)
+	CreateSnapshot(w http.ResponseWriter, r *http.Request, name Name)
+	// StartSandbox Start the microVM; returns when the guest agent answers
 	// (POST /v1/sandboxes/{name}/start)
 	StartSandbox(w http.ResponseWriter, r *http.Request, name Name, params StartSandboxParams)
 	// GetStats What a sandbox uses
@@ -8284,9 +9746,21 @@ type ServerInterface interface {
 	// StopSandbox Shut the microVM down; the disks are kept
 	// (POST /v1/sandboxes/{name}/stop)
 	StopSandbox(w http.ResponseWriter, r *http.Request, name Name, params StopSandboxParams)
+	// SuspendSandbox Put the memory of a running or paused sandbox on disk, and end its VMM
+	// (POST /v1/sandboxes/{name}/suspend)
+	SuspendSandbox(w http.ResponseWriter, r *http.Request, name Name)
 	// UnpauseSandbox Let the vCPUs of a paused sandbox go on
 	// (POST /v1/sandboxes/{name}/unpause)
 	UnpauseSandbox(w http.ResponseWriter, r *http.Request, name Name)
+	// ListSnapshots All snapshots, by sandbox, the newest first
+	// (GET /v1/snapshots)
+	ListSnapshots(w http.ResponseWriter, r *http.Request)
+	// RemoveSnapshot Delete a snapshot
+	// (DELETE /v1/snapshots/{snapshot})
+	RemoveSnapshot(w http.ResponseWriter, r *http.Request, snapshot string)
+	// GetSnapshot One snapshot
+	// (GET /v1/snapshots/{snapshot})
+	GetSnapshot(w http.ResponseWriter, r *http.Request, snapshot string)
 	// GetVersion What answers here
 	// (GET /v1/version)
 	GetVersion(w http.ResponseWriter, r *http.Request)
@@ -9521,6 +10995,32 @@ func (siw *ServerInterfaceWrapper) WatchFiles(w http.ResponseWriter, r *http.Req
 	handler.ServeHTTP(w, r)
 }
 
+// ForkSandbox operation middleware
+func (siw *ServerInterfaceWrapper) ForkSandbox(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name Name
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", r.PathValue("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ForkSandbox(w, r, name)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // GetLogs operation middleware
 func (siw *ServerInterfaceWrapper) GetLogs(w http.ResponseWriter, r *http.Request) {
 
@@ -9573,6 +11073,74 @@ func (siw *ServerInterfaceWrapper) PauseSandbox(w http.ResponseWriter, r *http.R
 	handler.ServeHTTP(w, r)
 }
 
+// ResumeSandbox operation middleware
+func (siw *ServerInterfaceWrapper) ResumeSandbox(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name Name
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", r.PathValue("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ResumeSandboxParams
+
+	// ------------- Optional query parameter "timeout_ms" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "timeout_ms", r.URL.Query(), &params.TimeoutMs, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "timeout_ms"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "timeout_ms", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ResumeSandbox(w, r, name, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateSnapshot operation middleware
+func (siw *ServerInterfaceWrapper) CreateSnapshot(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name Name
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", r.PathValue("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateSnapshot(w, r, name)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // StartSandbox operation middleware
 func (siw *ServerInterfaceWrapper) StartSandbox(w http.ResponseWriter, r *http.Request) {
 
@@ -9600,6 +11168,19 @@ func (siw *ServerInterfaceWrapper) StartSandbox(w http.ResponseWriter, r *http.R
 			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "timeout_ms"})
 		} else {
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "timeout_ms", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cold" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cold", r.URL.Query(), &params.Cold, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cold"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cold", Err: err})
 		}
 		return
 	}
@@ -9725,6 +11306,32 @@ func (siw *ServerInterfaceWrapper) StopSandbox(w http.ResponseWriter, r *http.Re
 	handler.ServeHTTP(w, r)
 }
 
+// SuspendSandbox operation middleware
+func (siw *ServerInterfaceWrapper) SuspendSandbox(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "name" -------------
+	var name Name
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", r.PathValue("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.SuspendSandbox(w, r, name)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // UnpauseSandbox operation middleware
 func (siw *ServerInterfaceWrapper) UnpauseSandbox(w http.ResponseWriter, r *http.Request) {
 
@@ -9742,6 +11349,72 @@ func (siw *ServerInterfaceWrapper) UnpauseSandbox(w http.ResponseWriter, r *http
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.UnpauseSandbox(w, r, name)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListSnapshots operation middleware
+func (siw *ServerInterfaceWrapper) ListSnapshots(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListSnapshots(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RemoveSnapshot operation middleware
+func (siw *ServerInterfaceWrapper) RemoveSnapshot(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "snapshot" -------------
+	var snapshot string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "snapshot", r.PathValue("snapshot"), &snapshot, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "snapshot", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RemoveSnapshot(w, r, snapshot)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetSnapshot operation middleware
+func (siw *ServerInterfaceWrapper) GetSnapshot(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "snapshot" -------------
+	var snapshot string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "snapshot", r.PathValue("snapshot"), &snapshot, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "snapshot", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetSnapshot(w, r, snapshot)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -9999,6 +11672,13 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/images/uses", wrapper.ListImageUses)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/sandboxes/{name}/pause", wrapper.PauseSandbox)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/sandboxes/{name}/unpause", wrapper.UnpauseSandbox)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/sandboxes/{name}/suspend", wrapper.SuspendSandbox)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/sandboxes/{name}/resume", wrapper.ResumeSandbox)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/sandboxes/{name}/fork", wrapper.ForkSandbox)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/sandboxes/{name}/snapshots", wrapper.CreateSnapshot)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/snapshots", wrapper.ListSnapshots)
+	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v1/snapshots/{snapshot}", wrapper.RemoveSnapshot)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/snapshots/{snapshot}", wrapper.GetSnapshot)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/volumes", wrapper.ListVolumes)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/volumes", wrapper.CreateVolume)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v1/volumes/{volume}", wrapper.RemoveVolume)

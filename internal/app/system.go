@@ -24,6 +24,7 @@ import (
 	"github.com/agentkernel/agentkernel/internal/paths"
 	"github.com/agentkernel/agentkernel/internal/project"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
+	"github.com/agentkernel/agentkernel/internal/snapshot"
 	"github.com/agentkernel/agentkernel/internal/store"
 	"github.com/agentkernel/agentkernel/internal/transport/bulk"
 )
@@ -70,6 +71,10 @@ func build(dirs paths.Dirs, log *slog.Logger) (*system, error) {
 	if err != nil {
 		return nil, err
 	}
+	snapshots, err := snapshot.Open(dirs.Snapshots())
+	if err != nil {
+		return nil, err
+	}
 	images := image.Open(dirs.Images())
 	kernels, err := kernel.OpenStore(dirs.Kernels())
 	if err != nil {
@@ -83,7 +88,7 @@ func build(dirs paths.Dirs, log *slog.Logger) (*system, error) {
 	return &system{
 		info: info, engine: engine,
 		manager: manager.New(manager.Deps{
-			Log: log, Store: sandboxes, Volumes: volumes, Engine: engine, RuntimeDir: dirs.Runtime,
+			Log: log, Store: sandboxes, Volumes: volumes, Snapshots: snapshots, Engine: engine, RuntimeDir: dirs.Runtime,
 			Host: sandbox.Host{MemoryMiB: info.MemoryMiB}, HostArch: hostArch(),
 			HoldImages:   images.Hold,
 			ResolveImage: images.Resolve,
@@ -100,6 +105,7 @@ func build(dirs paths.Dirs, log *slog.Logger) (*system, error) {
 				return packProject(ctx, dir, path, filepath.Join(dirs.Cache(), "projects"))
 			},
 			DiskUsed:      disk.AllocatedBytes,
+			CopyDisk:      func(ctx context.Context, dst, src string) error { return disk.Copy(ctx, dst, src, 0o600) },
 			NeedsRecovery: disk.NeedsRecovery,
 			ReadCount:     icount.Read,
 		}),

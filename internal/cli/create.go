@@ -29,6 +29,7 @@ type createFlags struct {
 	idleTimeout                                             time.Duration
 	publish, volumes, buildArgs                             []string
 	build                                                   bool
+	idleAction, fromSnapshot                                string
 	vsockCID                                                uint32
 }
 
@@ -43,6 +44,8 @@ func (f *createFlags) register(cmd *cobra.Command) {
 	fs.StringVarP(&f.memory, "memory", "m", "", fmt.Sprintf("memory, such as 512M or 2G (default %dM)", sandbox.DefaultMemoryMiB))
 	fs.StringVar(&f.disk, "disk", "", fmt.Sprintf("size of the sandbox's own disk, such as 20G (default %dG)", sandbox.DefaultDiskMiB/1024))
 	fs.DurationVar(&f.idleTimeout, "idle-timeout", 0, "stop it when nothing happened in it for so long, such as 30m (default never)")
+	fs.StringVar(&f.idleAction, "idle-action", "", "what happens to it then: stop or suspend (default stop)")
+	fs.StringVar(&f.fromSnapshot, "from-snapshot", "", "snapshot that its first start goes on from: SANDBOX:TAG or id; it decides about image, memory, disk and all else that is in it")
 	fs.Uint32Var(&f.vsockCID, "vsock-cid", 0, "vsock CID (default: assigned)")
 	fs.StringVar(&f.project, "project", "", "directory to copy to /workspace; it is never changed")
 	fs.StringArrayVarP(&f.publish, "publish", "p", nil, "port of this host that leads into the sandbox while it runs: [[HOST:]PORT:]GUEST (HOST is 127.0.0.1 unless given; PORT 0, or none, is a free one)")
@@ -59,6 +62,9 @@ func (f *createFlags) register(cmd *cobra.Command) {
 // An image that is not in the store is pulled, and the one of a project's Dockerfile is built.
 func (f *createFlags) request(e *env, cmd *cobra.Command, name string) (client.CreateRequest, error) {
 	var req client.CreateRequest
+	if f.fromSnapshot != "" {
+		return f.snapshotRequest(cmd, name)
+	}
 	file, err := f.load()
 	if err != nil {
 		return req, err
@@ -110,6 +116,9 @@ func (f *createFlags) request(e *env, cmd *cobra.Command, name string) (client.C
 	}
 	if spec.IdleTimeoutMs != 0 {
 		req.IdleTimeoutMs = &spec.IdleTimeoutMs
+	}
+	if f.idleAction != "" {
+		req.IdleAction = (*apiv1.CreateRequestIdleAction)(&f.idleAction)
 	}
 	if f.engine != "" {
 		req.Engine = (*apiv1.CreateRequestEngine)(&f.engine)

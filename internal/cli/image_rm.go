@@ -27,7 +27,11 @@ func (e *env) digestsInUse(ctx context.Context) (map[string][]string, error) {
 	}
 	used := map[string][]string{}
 	for _, u := range list.Uses {
-		used[u.Digest] = append(used[u.Digest], u.Sandbox)
+		who := u.Sandbox
+		if u.Snapshot != nil {
+			who = "snapshot " + *u.Snapshot
+		}
+		used[u.Digest] = append(used[u.Digest], who)
 	}
 	return used, nil
 }
@@ -62,7 +66,7 @@ func imageRmCommand(e *env) *cobra.Command {
 		defer unlock()
 		if names := used[m.Digest]; names != nil {
 			if !force {
-				return sandbox.Errorf(sandbox.Conflict, "remove them first: agentkernel rm "+strings.Join(names, " ")+"; or take the name away with --force", "image %q is in use by %s", m.Name, strings.Join(names, ", "))
+				return sandbox.Errorf(sandbox.Conflict, "remove them first, with agentkernel rm and agentkernel snapshot rm; or take the name away with --force", "image %q is in use by %s", m.Name, strings.Join(names, ", "))
 			}
 			fmt.Fprintf(e.errOut, "agentkernel: warning: %s still in use by %s\n", m.Digest, strings.Join(names, ", "))
 		}

@@ -42,15 +42,19 @@ func (e *env) each(ctx context.Context, names []string, f func(*client.Client, s
 
 func startCommand(e *env) *cobra.Command {
 	var timeout time.Duration
+	var cold bool
 	cmd := &cobra.Command{
-		Use: "start NAME…", Short: "Boot the microVM of a sandbox and wait until it is ready", Args: cobra.MinimumNArgs(1),
+		Use: "start NAME…", Short: "Start the microVM of a sandbox and wait until it is ready", Args: cobra.MinimumNArgs(1),
+		Long: "Boot the microVM of a sandbox and wait until it is ready. A suspended sandbox, and one that was made from a snapshot and not started yet,\n" +
+			"goes on from what was saved instead.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return e.each(cmd.Context(), args, func(c *client.Client, name string) (any, error) {
-				return c.Start(cmd.Context(), name, client.StartOptions{Timeout: timeout})
+				return c.Start(cmd.Context(), name, client.StartOptions{Timeout: timeout, Cold: cold})
 			})
 		},
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "how long the guest may take to answer")
+	cmd.Flags().BoolVar(&cold, "cold", false, "boot, whatever there is to go on from; the memory of a suspended sandbox is given up")
 	return cmd
 }
 

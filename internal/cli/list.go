@@ -14,7 +14,7 @@ import (
 )
 
 func listCommand(e *env) *cobra.Command {
-	var quiet bool
+	var quiet, asTree bool
 	cmd := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List the sandboxes", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -41,6 +41,9 @@ func listCommand(e *env) *cobra.Command {
 				}
 				return nil
 			}
+			if asTree {
+				return tree(e.out, list.Sandboxes)
+			}
 			w := tabwriter.NewWriter(e.out, 0, 0, 3, ' ', 0)
 			fmt.Fprintln(w, "NAME\tSTATE\tIMAGE\tAGENT\tVCPUS\tMEMORY\tENGINE\tCREATED\tPORTS")
 			for _, sb := range list.Sandboxes {
@@ -59,6 +62,7 @@ func listCommand(e *env) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print ids alone")
+	cmd.Flags().BoolVar(&asTree, "tree", false, "show which were made from which")
 	return cmd
 }
 
@@ -130,6 +134,15 @@ func (e *env) show(sb client.Sandbox) {
 	if sb.IdleTimeoutMs != nil {
 		row("idle timeout", time.Duration(*sb.IdleTimeoutMs)*time.Millisecond)
 	}
+	text("idle action", sb.IdleAction)
+	if p := sb.Parent; p != nil {
+		from := "fork of " + p.Sandbox
+		if p.Snapshot != nil {
+			from = fmt.Sprintf("snapshot %s of %s", *p.Snapshot, p.Sandbox)
+		}
+		row("made from", from)
+	}
+	text("next start goes on from", sb.Restores)
 	if sb.Engine != nil {
 		row("engine", *sb.Engine+" ("+*sb.Accelerator+")")
 	}

@@ -13,18 +13,21 @@ type Type string
 
 // The types of events.
 const (
-	State       Type = "sandbox.state"   // From, To, and Reason when it failed
-	Removed     Type = "sandbox.removed" // the sandbox and its disks are gone
-	IdleTimeout Type = "sandbox.idle"    // nothing happened for its idle timeout: it is about to be stopped
-	VMMEnd      Type = "vmm.end"         // the VMM process is gone: Reason
-	ExecStart   Type = "exec.start"      // ExecID, Argv, PID
-	ExecEnd     Type = "exec.end"        // ExecID, Argv, Duration; ExitCode and Signal when they are known, else Reason
-	OOMKill     Type = "guest.oom"       // the guest's kernel killed a process for want of memory: PID, Process, Count
-	Lost        Type = "lost"            // from a reader's own: Count events have been missed, or, with 0, an unknown number
+	State       Type = "sandbox.state"    // From, To, and Reason when it failed
+	Removed     Type = "sandbox.removed"  // the sandbox and its disks are gone
+	IdleTimeout Type = "sandbox.idle"     // nothing happened for its idle timeout: it is about to be stopped
+	VMMEnd      Type = "vmm.end"          // the VMM process is gone: Reason
+	Snapshot    Type = "sandbox.snapshot" // a snapshot of it was taken: Snapshot, Tag, and Duration, for which it stood still
+	ExecStart   Type = "exec.start"       // ExecID, Argv, PID
+	ExecEnd     Type = "exec.end"         // ExecID, Argv, Duration; ExitCode and Signal when they are known, else Reason
+	OOMKill     Type = "guest.oom"        // the guest's kernel killed a process for want of memory: PID, Process, Count
+	Lost        Type = "lost"             // from a reader's own: Count events have been missed, or, with 0, an unknown number
 )
 
 // Types lists the types that are published.
-func Types() []Type { return []Type{State, Removed, IdleTimeout, VMMEnd, ExecStart, ExecEnd, OOMKill} }
+func Types() []Type {
+	return []Type{State, Removed, IdleTimeout, VMMEnd, Snapshot, ExecStart, ExecEnd, OOMKill}
+}
 
 // Event is one thing that happened. Fields that its type has no use for are zero.
 type Event struct {
@@ -44,6 +47,8 @@ type Event struct {
 	Duration time.Duration
 	PID      int    // in the guest
 	Process  string // its name
+	Snapshot string // its id
+	Tag      string
 	Count    uint64
 }
 

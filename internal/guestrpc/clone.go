@@ -28,12 +28,12 @@ const (
 // entropySize is what a guest gets of the host's entropy, in bytes.
 const entropySize = 64
 
-// Prepare has the guest freeze all commands, within timeout. Whatever the error, they run again then, unless the guest is
+// Prepare has the guest freeze all commands, within timeout, and with sync write what it has in memory to its disks. Whatever the error, they run again then, unless the guest is
 // hostile; but when the connection broke, it is not known whether they do, and Resume is to be called.
-func (c *Client) Prepare(ctx context.Context, timeout time.Duration) error {
+func (c *Client) Prepare(ctx context.Context, timeout time.Duration, sync bool) error {
 	ms := uint32(min(max(timeout.Milliseconds(), 1), math.MaxUint32))
 	return c.call(ctx, "freeze the commands", func(ctx context.Context) error {
-		_, err := c.clone.Prepare(ctx, &guestv1.PrepareRequest{TimeoutMs: ms})
+		_, err := c.clone.Prepare(ctx, &guestv1.PrepareRequest{TimeoutMs: ms, Sync: sync})
 		return err
 	})
 }

@@ -41,7 +41,7 @@ func TestResume(t *testing.T) {
 		return now(pass("clock", ""), pass("entropy", "new"))
 	}}
 	c := connect(t, g)
-	if err := c.Prepare(t.Context(), time.Second); err != nil {
+	if err := c.Prepare(t.Context(), time.Second, true); err != nil {
 		t.Error(err)
 	}
 	spec := ResumeSpec{Kind: ResumeTemplate, Identity: Identity{Hostname: "h", MachineID: "m"}, Disks: []sandbox.GuestDisk{

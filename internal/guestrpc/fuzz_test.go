@@ -45,7 +45,7 @@ func FuzzControl(f *testing.F) {
 				t.Errorf("%d commands", len(list))
 			}
 			_ = c.Signal(ctx, "x", 15)
-			_ = c.Prepare(ctx, time.Second)
+			_ = c.Prepare(ctx, time.Second, false)
 			items, err := c.Resume(ctx, ResumeSpec{Kind: ResumeCopy})
 			if err == nil && len(items) > maxItems+1 {
 				t.Errorf("%d items", len(items))

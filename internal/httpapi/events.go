@@ -108,7 +108,7 @@ func eventView(ev events.Event) apiv1.Event {
 	v := apiv1.Event{
 		Seq: int64(ev.Seq), Time: ev.Time, Type: apiv1.EventType(ev.Type), Sandbox: optional(ev.Sandbox), SandboxId: optional(ev.SandboxID),
 		From: optional(ev.From), To: optional(ev.To), Reason: optional(ev.Reason), ExecId: optional(ev.ExecID), Argv: optional(ev.Argv),
-		ExitCode: ev.ExitCode, Process: optional(ev.Process),
+		ExitCode: ev.ExitCode, Process: optional(ev.Process), Snapshot: optional(ev.Snapshot), Tag: optional(ev.Tag),
 	}
 	if ev.Signal != 0 {
 		v.Signal = &ev.Signal
@@ -116,7 +116,7 @@ func eventView(ev events.Event) apiv1.Event {
 	if ev.TimedOut {
 		v.TimedOut = &ev.TimedOut
 	}
-	if ev.Type == events.ExecEnd {
+	if ev.Type == events.ExecEnd || ev.Type == events.Snapshot {
 		v.DurationMs = ptr(float64(ev.Duration.Microseconds()) / 1000)
 	}
 	if ev.PID != 0 {

@@ -15,6 +15,7 @@ func (h *handler) ListImageUses(w http.ResponseWriter, r *http.Request) {
 			state := string(u.State)
 			view.State = &state
 		}
+		view.Snapshot = optional(u.Snapshot)
 		list.Uses = append(list.Uses, view)
 	}
 	h.reply(w, r, http.StatusOK, list)

@@ -105,11 +105,15 @@ func (h *handler) CreateSandbox(w http.ResponseWriter, r *http.Request) {
 		Name: req.Name, Arch: sandbox.Arch(or(req.Arch, "")), Image: or(req.Image, sandbox.DefaultImage), Agent: or(req.Agent, ""),
 		VCPUs: or(req.Vcpus, sandbox.DefaultVCPUs), MemoryMiB: or(req.MemoryMib, sandbox.DefaultMemoryMiB),
 		DiskMiB: or(req.DiskMib, sandbox.DefaultDiskMiB), VsockCID: uint32(cid), Project: or(req.Project, ""), Engine: string(or(req.Engine, "")),
-		IdleTimeoutMs: or(req.IdleTimeoutMs, 0),
-		Publish:       ports(req.Publish),
-		Volumes:       volumeMounts(req.Volumes),
+		IdleTimeoutMs: or(req.IdleTimeoutMs, 0), IdleAction: string(or(req.IdleAction, "")),
+		Publish: ports(req.Publish),
+		Volumes: volumeMounts(req.Volumes),
 	}
-	rec, err := h.Manager.Create(r.Context(), spec)
+	create := h.Manager.Create
+	if req.FromSnapshot != nil {
+		create = func(context.Context, sandbox.Spec) (sandbox.Record, error) { return h.createFrom(r, req, spec) }
+	}
+	rec, err := create(r.Context(), spec)
 	h.sandbox(w, r, http.StatusCreated, rec, err)
 }
 
@@ -132,7 +136,7 @@ func (h *handler) StartSandbox(w http.ResponseWriter, r *http.Request, name apiv
 		h.fail(w, r, err)
 		return
 	}
-	rec, err := h.Manager.Start(r.Context(), name, manager.StartOptions{Timeout: timeout, CountInstructions: deref(params.CountInstructions)})
+	rec, err := h.Manager.Start(r.Context(), name, manager.StartOptions{Timeout: timeout, CountInstructions: deref(params.CountInstructions), Cold: deref(params.Cold)})
 	h.sandbox(w, r, http.StatusOK, rec, err)
 }
 

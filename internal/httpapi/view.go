@@ -35,6 +35,7 @@ func view(rec sandbox.Record) apiv1.Sandbox {
 	if rec.Spec.IdleTimeoutMs != 0 {
 		v.IdleTimeoutMs = &rec.Spec.IdleTimeoutMs
 	}
+	v.IdleAction, v.Parent, v.Restores = optional(rec.Spec.IdleAction), viewParent(rec), restores(rec)
 	v.Ports = viewPorts(rec)
 	v.Volumes = viewVolumeMounts(rec.Spec.Volumes)
 	if m := rec.Machine; m != nil {

@@ -14,23 +14,30 @@ const (
 	// freezeTimeout is how long the commands of a guest may take to freeze, and answerTimeout how much longer the answer.
 	freezeTimeout = 2 * time.Second
 	answerTimeout = 10 * time.Second
+	// syncTimeout is how much longer it may take when it has to write to its disks.
+	syncTimeout = 2 * time.Minute
 	// resumeTimeout bounds what a guest does before it goes on: it may have disks to mount whose journals must be replayed.
 	resumeTimeout = time.Minute
 )
 
-// prepare freezes all commands of the guest, before its microVM is saved. When there is an error, they run, unless the guest is
+// prepare freezes all commands of the guest, before its microVM is saved, and with sync has it write what it has in memory to its
+// disks, so that these alone are of use too. When there is an error, they run, unless the guest is
 // hostile or the connection broke; a resume that follows makes sure.
-func (g *guest) prepare(ctx context.Context) error {
+func (g *guest) prepare(ctx context.Context, sync bool) error {
 	if !g.can(guestrpc.CloneCapability) {
 		return errOldAgent
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, freezeTimeout+answerTimeout, errors.New("the guest agent did not say in time that all commands are frozen"))
+	patience := freezeTimeout + answerTimeout
+	if sync {
+		patience += syncTimeout
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, errors.New("the guest agent did not say in time that all commands are frozen"))
 	defer cancel()
 	client, err := g.control(ctx)
 	if err != nil {
 		return err
 	}
-	return client.Prepare(ctx, freezeTimeout)
+	return client.Prepare(ctx, freezeTimeout, sync)
 }
 
 var errOldAgent = sandbox.Errorf(sandbox.Unavailable, "stop the sandbox and start it again", "its guest agent is older than this agentkernel, and cannot be saved")
@@ -94,14 +101,18 @@ func (m *Manager) goOn(ctx context.Context, b *box, g *guest) {
 }
 
 // takeUp ends what an earlier daemon left half done with a guest that is adopted: commands that it had frozen for a snapshot run
-// again. A guest that was being restored is lost, since it is not known what it was to become.
-func (g *guest) takeUp(ctx context.Context, state sandbox.State) error {
+// again, and a guest that was being restored becomes what its record says that it goes on from. Another is lost, since it is not
+// known what it was to become.
+func (g *guest) takeUp(ctx context.Context, rec sandbox.Record) error {
 	if g.info().Awaits == guestrpc.AwaitsNothing {
 		return nil
 	}
-	if state == sandbox.Starting || g.info().Awaits != guestrpc.AwaitsThaw {
+	kind := guestrpc.ResumeOriginal
+	if rec.State == sandbox.Starting && rec.Restore != nil {
+		kind = goingOn(rec.Restore.Kind)
+	} else if rec.State == sandbox.Starting || g.info().Awaits != guestrpc.AwaitsThaw {
 		return errors.New("the daemon died while it was restored")
 	}
-	_, err := g.resume(ctx, guestrpc.ResumeOriginal)
+	_, err := g.resume(ctx, kind)
 	return err
 }

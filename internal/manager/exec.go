@@ -232,7 +232,7 @@ func (x *Exec) explain(err error) error {
 	}
 	reason := x.b.record().Reason
 	if reason == "" {
-		reason = "it was stopped"
+		reason = "it was " + string(x.b.record().State) // stopped, or suspended
 	}
 	return sandbox.Errorf(sandbox.Failure, fmt.Sprintf("agentkernel logs %s shows its console; agentkernel start %s starts it again", name, name),
 		"the microVM of sandbox %q ended while a command ran: %s", name, reason)

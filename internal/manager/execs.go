@@ -149,6 +149,9 @@ func (m *Manager) watchDetached(b *box, g *guest, told *execEvents) {
 		if m.ctx.Err() != nil {
 			told.quiet = true // the command goes on without this daemon
 		}
+		if b.record().State == sandbox.Suspended {
+			told.quiet = true // it goes on when the sandbox does
+		}
 		reason := "the microVM ended"
 		if err != nil && b.record().State == sandbox.Running {
 			reason = err.Error()

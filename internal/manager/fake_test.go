@@ -17,9 +17,12 @@ import (
 	"github.com/containerd/ttrpc"
 
 	guestv1 "github.com/agentkernel/agentkernel/api/guest/v1"
+	"github.com/agentkernel/agentkernel/internal/disk"
 	"github.com/agentkernel/agentkernel/internal/guest/forward"
 	"github.com/agentkernel/agentkernel/internal/guest/stream"
+	"github.com/agentkernel/agentkernel/internal/guestrpc"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
+	"github.com/agentkernel/agentkernel/internal/snapshot"
 	"github.com/agentkernel/agentkernel/internal/store"
 )
 
@@ -28,6 +31,8 @@ type fakeEngine struct {
 	mu       sync.Mutex
 	vmms     map[string]*fakeVMM // by sandbox id
 	launches int
+	// fails, when set, says what goes wrong: at a step of a machine or of the engine.
+	fails func(step string) error
 	// onLaunch, when set, decides about each launch.
 	onLaunch func(*fakeVMM) error
 }
@@ -40,6 +45,14 @@ type fakeVMM struct {
 	kill    context.CancelCauseFunc
 	noPause bool // vCPUs cannot be halted
 	mute    bool // the guest agent never answers
+	memory  string
+}
+
+func (e *fakeEngine) step(name string) error {
+	if e.fails == nil {
+		return nil
+	}
+	return e.fails(name)
 }
 
 // vcpus can be halted.
@@ -89,11 +102,15 @@ type agent struct {
 	gone     <-chan struct{}
 	shutdown func()
 	asked    atomic.Bool // to shut down
-	stuck    bool        // a shutdown is agreed to and does not happen
+	frozen   atomic.Bool
+	resumed  atomic.Int32 // the kind, when it was last resumed
+	step     func(string) error
+	stuck    bool // a shutdown is agreed to and does not happen
 }
 
-func (a *agent) Hello(context.Context, *guestv1.HelloRequest) (*guestv1.HelloResponse, error) {
-	return &guestv1.HelloResponse{Protocol: 1, AgentBuild: "fake", KernelRelease: "6.1.0-agentkernel", Arch: "x86_64", InitNs: 1e6, ReadyNs: 2e6}, nil
+func (a *agent) Hello(_ context.Context, req *guestv1.HelloRequest) (*guestv1.HelloResponse, error) {
+	return &guestv1.HelloResponse{Protocol: 1, AgentBuild: "fake", KernelRelease: "6.1.0-agentkernel", Arch: "x86_64", InitNs: 1e6, ReadyNs: 2e6,
+		Clock: &guestv1.Clock{UnixNano: req.GetUnixNano()}, Capabilities: []string{guestrpc.CloneCapability}, Awaits: map[bool]guestv1.HelloResponse_Awaits{true: guestv1.HelloResponse_THAW}[a.frozen.Load()]}, nil
 }
 
 func (a *agent) List(context.Context, *guestv1.ListRequest) (*guestv1.ListResponse, error) {
@@ -109,6 +126,50 @@ func (a *agent) Shutdown(context.Context, *guestv1.ShutdownRequest) (*guestv1.Sh
 	return &guestv1.ShutdownResponse{}, nil
 }
 
+func (a *agent) Prepare(context.Context, *guestv1.PrepareRequest) (*guestv1.PrepareResponse, error) {
+	a.cpu.wait(a.gone)
+	if err := a.step("freeze"); err != nil {
+		return nil, err
+	}
+	a.frozen.Store(true)
+	return &guestv1.PrepareResponse{}, nil
+}
+
+func (a *agent) Resume(_ context.Context, req *guestv1.ResumeRequest) (*guestv1.ResumeResponse, error) {
+	a.cpu.wait(a.gone)
+	if err := a.step("thaw"); err != nil {
+		return nil, err
+	}
+	a.resumed.Store(int32(req.GetKind()))
+	a.frozen.Store(false)
+	return &guestv1.ResumeResponse{Clock: &guestv1.Clock{UnixNano: req.GetUnixNano()}}, nil
+}
+
+// memoryFile is all that a fake has in a saved state.
+const memoryFile = "memory"
+
+func (m *fakeMachine) Save(_ context.Context, dir string) (s sandbox.SavedState, err error) {
+	if !m.v.cpu.halted() {
+		return s, errors.New("it is not halted")
+	}
+	if !m.v.frozen.Load() {
+		return s, errors.New("its commands are not frozen")
+	}
+	err = m.v.step("save")
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, memoryFile), []byte(m.v.memory), 0o600)
+	}
+	return sandbox.SavedState{Dir: dir, Engine: "fake", Files: []string{memoryFile}}, err
+}
+
+func (e *fakeEngine) Finish(_ context.Context, _ sandbox.MachineSpec, s sandbox.SavedState) (sandbox.SavedState, error) {
+	return s, e.step("finish")
+}
+
+func (e *fakeEngine) Restorable(context.Context, sandbox.SavedState) error {
+	return e.step("restorable")
+}
+
 func (e *fakeEngine) Name() string { return "fake" }
 func (e *fakeEngine) Capabilities(context.Context) sandbox.Capabilities {
 	return sandbox.Capabilities{Usable: true}
@@ -121,6 +182,18 @@ func (e *fakeEngine) Launch(_ context.Context, spec sandbox.MachineSpec) (sandbo
 	v := &fakeVMM{rec: sandbox.MachineRecord{Engine: "fake", PID: 1000 + e.launches, StartTime: 1, BootID: "boot"}}
 	v.ctx, v.kill = context.WithCancelCause(context.Background())
 	v.shutdown, v.gone = func() { v.kill(errShutDown) }, v.ctx.Done()
+	v.step = e.step
+	if spec.From != nil {
+		memory, err := os.ReadFile(filepath.Join(spec.From.Dir, memoryFile))
+		if err != nil {
+			return nil, err
+		}
+		v.memory = string(memory)
+		v.frozen.Store(true)
+	}
+	if err := e.step("launch"); err != nil {
+		return nil, err
+	}
 	if e.onLaunch != nil {
 		if err := e.onLaunch(v); err != nil {
 			return nil, err
@@ -194,6 +267,7 @@ func (m *fakeMachine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 		return nil, err
 	}
 	guestv1.RegisterAgentService(server, &m.v.agent)
+	guestv1.RegisterCloneService(server, &m.v.agent)
 	go func() { _ = server.Serve(m.v.ctx, l) }()
 	context.AfterFunc(m.v.ctx, func() { host.Close(); guest.Close(); server.Close() })
 	return host, nil
@@ -202,6 +276,9 @@ func (m *fakeMachine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 func (m *fakeMachine) Pause(context.Context) error {
 	if m.v.noPause {
 		return errors.New("it cannot")
+	}
+	if err := m.v.step("halt"); err != nil {
+		return err
 	}
 	m.v.cpu.halt()
 	return nil
@@ -270,8 +347,12 @@ func (h *host) boot() *Manager {
 	if err != nil {
 		h.t.Fatal(err)
 	}
+	snapshots, err := snapshot.Open(filepath.Join(h.dir, "snapshots"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
 	m := New(Deps{
-		Log: slog.New(slog.DiscardHandler), Store: s, Volumes: volumes, Engine: h.engine, RuntimeDir: filepath.Join(h.dir, "run"),
+		Log: slog.New(slog.DiscardHandler), Store: s, Volumes: volumes, Snapshots: snapshots, Engine: h.engine, RuntimeDir: filepath.Join(h.dir, "run"),
 		Host: sandbox.Host{MemoryMiB: 1024}, HostArch: sandbox.X8664,
 		HoldImages: func(context.Context) (func(), error) { return func() {}, nil },
 		ResolveImage: func(_ context.Context, ref string, arch sandbox.Arch) (sandbox.Image, error) {
@@ -283,6 +364,7 @@ func (h *host) boot() *Manager {
 		CreateUpper:  func(_ context.Context, path string, _ int) error { return os.WriteFile(path, nil, 0o600) },
 		CreateVolume: func(_ context.Context, path string, _ int) error { return os.WriteFile(path, nil, 0o600) },
 		DiskUsed:     func(string) (int64, error) { return 4096, nil },
+		CopyDisk:     func(ctx context.Context, dst, src string) error { return disk.Copy(ctx, dst, src, 0o600) },
 		NeedsRecovery: func(path string) (bool, error) {
 			content, err := os.ReadFile(path)
 			return string(content) == "dirty", err

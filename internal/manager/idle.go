@@ -65,7 +65,7 @@ func (b *box) use() (done func(), err error) {
 	}), nil
 }
 
-// idle stops a sandbox when it has had no user for its idle timeout. Whoever uses it meanwhile wins, up to the moment when
+// idle stops or suspends a sandbox when it has had no user for its idle timeout. Whoever uses it meanwhile wins, up to the moment when
 // stopping is set; from then on, it is told so.
 func (m *Manager) idle(b *box) {
 	if !m.inBackground() {
@@ -94,7 +94,11 @@ func (m *Manager) idle(b *box) {
 	reason := fmt.Sprintf("nothing happened in it for %v", timeout)
 	m.publish(rec, events.Event{Type: events.IdleTimeout, Reason: reason})
 	// As any stop, it goes on when the daemon is asked to end; the next daemon would finish it.
-	err := m.stop(context.Background(), b, idleGrace, reason)
+	end := func() error { return m.stop(context.Background(), b, idleGrace, reason) }
+	if rec.Spec.IdleAction == sandbox.IdleSuspend {
+		end = func() error { return m.suspend(context.Background(), b, reason) }
+	}
+	err := end()
 	b.mu.Lock()
 	b.idle.stopping = false
 	if err != nil && b.idle.timer != nil {
@@ -102,6 +106,6 @@ func (m *Manager) idle(b *box) {
 	}
 	b.mu.Unlock()
 	if err != nil {
-		m.log.Error("stop an idle sandbox", "sandbox", rec.Spec.Name, "err", err)
+		m.log.Error("end an idle sandbox", "action", rec.Spec.IdleAction, "sandbox", rec.Spec.Name, "err", err)
 	}
 }

@@ -12,7 +12,9 @@ import (
 type ImageUse struct {
 	Digest  string
 	Sandbox string
-	State   sandbox.State // empty while the sandbox is being made
+	// Snapshot is what the snapshot of the sandbox is called that has the image; empty when it is the sandbox itself.
+	Snapshot string
+	State    sandbox.State // empty while the sandbox is being made
 }
 
 // claimImage finds the image of a sandbox that is being made. From then on ImageUses tells of it.
@@ -32,8 +34,8 @@ func (m *Manager) claimImage(ctx context.Context, spec sandbox.Spec) (sandbox.Im
 	return image, nil
 }
 
-// ImageUses tells what images are in use, by digest and then by name: those of all sandboxes in whatever state, and of those that
-// are being made. With problems, lines about records that could not be read, it is not all.
+// ImageUses tells what images are in use, by digest and then by name: those of all sandboxes in whatever state, of those that are
+// being made, and of snapshots. With problems, lines about records that could not be read, it is not all.
 func (m *Manager) ImageUses() (uses []ImageUse, problems []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -44,8 +46,11 @@ func (m *Manager) ImageUses() (uses []ImageUse, problems []string) {
 		rec := b.record()
 		uses = append(uses, ImageUse{Digest: rec.Image.Digest, Sandbox: name, State: rec.State})
 	}
+	for _, mf := range m.d.Snapshots.List() {
+		uses = append(uses, ImageUse{Digest: mf.Image.Digest, Sandbox: mf.Sandbox, Snapshot: mf.Ref()})
+	}
 	slices.SortFunc(uses, func(a, b ImageUse) int {
-		return cmp.Or(cmp.Compare(a.Digest, b.Digest), cmp.Compare(a.Sandbox, b.Sandbox))
+		return cmp.Or(cmp.Compare(a.Digest, b.Digest), cmp.Compare(a.Sandbox, b.Sandbox), cmp.Compare(a.Snapshot, b.Snapshot))
 	})
-	return uses, slices.Clone(m.problems)
+	return uses, append(slices.Clone(m.problems), m.snapshotProblems...)
 }

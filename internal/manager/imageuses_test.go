@@ -35,8 +35,8 @@ func TestImageUses(t *testing.T) {
 		return list
 	}
 	all := []ImageUse{
-		{"sha256:0", "created", sandbox.Created}, {"sha256:0", "failed", sandbox.Failed},
-		{"sha256:0", "running", sandbox.Running}, {"sha256:0", "stopped", sandbox.Stopped},
+		{"sha256:0", "created", "", sandbox.Created}, {"sha256:0", "failed", "", sandbox.Failed},
+		{"sha256:0", "running", "", sandbox.Running}, {"sha256:0", "stopped", "", sandbox.Stopped},
 	}
 	if d := cmp.Diff(all, uses()); d != "" {
 		t.Error(d)

@@ -20,6 +20,7 @@ import (
 
 	"github.com/agentkernel/agentkernel/internal/events"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
+	"github.com/agentkernel/agentkernel/internal/snapshot"
 	"github.com/agentkernel/agentkernel/internal/store"
 	"github.com/agentkernel/agentkernel/internal/transport/bulk"
 )
@@ -29,6 +30,7 @@ type Deps struct {
 	Log        *slog.Logger
 	Store      *store.Store
 	Volumes    *store.Volumes
+	Snapshots  *snapshot.Store
 	Engine     sandbox.Engine
 	RuntimeDir string // one directory a running microVM is made below it
 	Host       sandbox.Host
@@ -53,6 +55,8 @@ type Deps struct {
 	DiskUsed func(path string) (int64, error)
 	// NeedsRecovery reports whether an ext4 file system was written to and not unmounted.
 	NeedsRecovery func(path string) (bool, error)
+	// CopyDisk makes one disk a copy of another: disk.Copy.
+	CopyDisk func(ctx context.Context, dst, src string) error
 	// ReadCount reads the counter file of a microVM whose instructions are counted.
 	ReadCount func(path string) (uint64, error)
 }
@@ -78,6 +82,8 @@ type Manager struct {
 	busyVolumes    map[string]bool                           // names being created or removed
 	named          map[string]map[string]sandbox.VolumeMount // by volume, by the sandbox that names it
 	volumeProblems []string
+
+	snapshotProblems []string
 
 	claiming sync.Mutex // held by a start while it looks whether its volumes are free, and until its record says that it has them
 
@@ -248,9 +254,14 @@ func (m *Manager) save(b *box, rec sandbox.Record) error {
 func (m *Manager) settle(b *box, to sandbox.State, reason string) {
 	change := func(rec *sandbox.Record) {
 		rec.State, rec.Reason, rec.Machine, rec.Bindings, rec.FinishedAt = to, reason, nil, nil, time.Now().UTC()
+		rec.Saving = false
+		if to != sandbox.Suspended && rec.Restore != nil && rec.Restore.Kind == sandbox.RestoreSuspended {
+			rec.Restore = nil
+		}
 	}
 	b.mu.Lock()
 	from := b.rec.State
+	gaveUp := b.rec.Restore != nil && b.rec.Restore.Kind == sandbox.RestoreSuspended && to != sandbox.Suspended
 	change(&b.rec)
 	rec := b.rec
 	b.machine, b.guest = nil, nil
@@ -259,6 +270,11 @@ func (m *Manager) settle(b *box, to sandbox.State, reason string) {
 	b.unpublish()
 	if err := m.d.Store.Save(rec); err != nil {
 		m.log.Error("record the end of a microVM", "sandbox", rec.Spec.Name, "state", to, "err", err)
+	}
+	if gaveUp {
+		if err := m.discardSaved(rec); err != nil {
+			m.log.Warn("delete memory that cannot be used any more", "sandbox", rec.Spec.Name, "err", err)
+		}
 	}
 	m.moved(rec, from)
 }

@@ -130,6 +130,17 @@ func (m *Manager) wake(ctx context.Context, b *box) (*guest, error) {
 	return g, nil
 }
 
+// reachable is the guest agent of a sandbox whose vCPUs may be halted, and go on for it.
+func (m *Manager) reachable(ctx context.Context, b *box, p sandbox.Pauser) (*guest, error) {
+	b.mu.Lock()
+	g, state := b.guest, b.rec.State
+	b.mu.Unlock()
+	if state != sandbox.Paused {
+		return g, nil
+	}
+	return m.wake(ctx, b)
+}
+
 // pauser is the sandbox's microVM, when it is one that can be halted.
 func (b *box) pauser() (sandbox.Pauser, error) {
 	b.mu.Lock()

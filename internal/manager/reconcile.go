@@ -21,6 +21,9 @@ func (m *Manager) Reconcile(ctx context.Context) error {
 	if err := m.loadVolumes(); err != nil {
 		return err
 	}
+	if err := m.loadSnapshots(); err != nil {
+		return err
+	}
 	records, problems, err := m.d.Store.Load()
 	if err != nil {
 		return err
@@ -44,13 +47,34 @@ func (m *Manager) Reconcile(ctx context.Context) error {
 		m.cids[rec.Spec.VsockCID] = true
 		m.nameVolumes(rec.Spec.Name, rec.Spec.Volumes)
 		m.mu.Unlock()
-		if rec.State.HasMachine() {
+		if err := m.tidySaved(rec); err != nil {
+			return err
+		}
+		if fork := rec.Restore; rec.State == sandbox.Created && fork != nil && fork.Kind == sandbox.RestoreFork {
+			// It was not started, and what it was to go on from is gone.
+			if err := m.forget(b, rec); err != nil {
+				return err
+			}
+			continue
+		}
+		if rec.State.HasDisks() {
 			if err := m.repair(ctx, b); err != nil {
 				return fmt.Errorf("repair sandbox %q: %w", rec.Spec.Name, err)
 			}
 		}
 	}
 	return m.sweepRuntimeDirs(known, problems != nil)
+}
+
+// tidySaved deletes saved memory that is not whole, or not of use any more.
+func (m *Manager) tidySaved(rec sandbox.Record) error {
+	if rec.Restore == nil || rec.Restore.Kind != sandbox.RestoreSuspended {
+		return m.discardSaved(rec)
+	}
+	if err := os.RemoveAll(filepath.Join(m.d.Store.Dir(rec.ID), newSavedDir)); err != nil {
+		return fmt.Errorf("delete memory that was not saved to the end: %w", err)
+	}
+	return nil
 }
 
 // repair brings one sandbox, whose record says that it may have a microVM, back to a state that is true.
@@ -71,8 +95,11 @@ func (m *Manager) repair(ctx context.Context, b *box) error {
 		if err := m.d.Engine.Sweep(ctx, spec); err != nil {
 			return fmt.Errorf("clear up after its VMM: %w", err)
 		}
+		if rec.State == sandbox.Suspended {
+			return m.removeRuntimeDir(rec.ID)
+		}
 		log.Warn("its VMM is gone", "was", rec.State)
-		if rec.State == sandbox.Removing {
+		if rec.State == sandbox.Removing || rec.Restore != nil && rec.Restore.Kind == sandbox.RestoreFork {
 			return m.forget(b, rec)
 		}
 		to, reason := sandbox.Failed, "the VMM ended while no daemon ran"
@@ -81,6 +108,9 @@ func (m *Manager) repair(ctx context.Context, b *box) error {
 			to, reason = sandbox.Stopped, rec.Reason
 		case sandbox.Starting:
 			reason = "the daemon died while it started"
+			if m.intact(ctx, rec) {
+				to, reason = sandbox.Suspended, "the daemon died while it was resumed; its memory is as it was"
+			}
 		}
 		m.settle(b, to, reason)
 		return m.removeRuntimeDir(rec.ID)
@@ -131,10 +161,16 @@ func (m *Manager) adopted(b *box, machine sandbox.Machine, published *publicatio
 		return
 	}
 	if err == nil {
-		if rec.State == sandbox.Starting {
-			err = m.move(b, sandbox.Running, nil)
+		switch {
+		case rec.State == sandbox.Starting:
+			err = m.move(b, sandbox.Running, func(r *sandbox.Record) { r.Restore = nil })
+		case rec.Saving:
+			err = m.setSaving(b, false)
 		}
 		if err == nil {
+			if err := m.tidySaved(b.record()); err != nil {
+				log.Warn("delete memory that is not needed any more", "err", err)
+			}
 			log.Info("adopted", "pid", rec.Machine.PID)
 			m.attach(b, machine, g)
 			m.watchAllDetached(ctx, b, g)
@@ -155,22 +191,28 @@ func (m *Manager) adoptPaused(ctx context.Context, b *box, machine sandbox.Machi
 	if err := p.Pause(ctx); err != nil {
 		return err
 	}
+	if b.record().Saving {
+		if err := m.setSaving(b, false); err != nil {
+			return err
+		}
+	}
 	m.attach(b, machine, nil)
 	return nil
 }
 
-// reach waits for the guest agent of a microVM that is not to be paused. One that was to be stopped may be paused still.
+// reach waits for the guest agent of a microVM that is not to be paused. One that was to be stopped may be paused still, and one that
+// was being saved may be halted.
 func (m *Manager) reach(ctx context.Context, machine sandbox.Machine, rec sandbox.Record) (*guest, error) {
-	if p, ok := machine.(sandbox.Pauser); ok && rec.State == sandbox.Stopping {
+	if p, ok := machine.(sandbox.Pauser); ok && (rec.State == sandbox.Stopping || rec.Saving) {
 		if err := p.Resume(ctx); err != nil {
-			m.log.Warn("let a microVM that is to be stopped go on", "sandbox", rec.Spec.Name, "err", err)
+			m.log.Warn("let a microVM that may be halted go on", "sandbox", rec.Spec.Name, "err", err)
 		}
 	}
 	g, err := connect(ctx, machine, rec)
 	if err != nil {
 		return nil, err
 	}
-	return g, g.takeUp(ctx, rec.State)
+	return g, g.takeUp(ctx, rec)
 }
 
 // notAdopted ends a microVM that cannot be adopted. The caller holds op.
@@ -189,10 +231,20 @@ func (m *Manager) notAdopted(b *box, machine sandbox.Machine, g *guest, publishe
 	if err := machine.Kill(context.Background()); err != nil {
 		log.Error("kill its VMM", "err", err)
 	}
+	if r := rec.Restore; r != nil && r.Kind == sandbox.RestoreFork { // and what it was to go on from is gone
+		if err := m.forget(b, rec); err != nil {
+			log.Error("remove a fork that cannot be adopted", "err", err)
+		}
+		return
+	}
 	if rec.State == sandbox.Stopping {
 		m.settle(b, sandbox.Stopped, rec.Reason)
 	} else {
-		m.settle(b, sandbox.Failed, err.Error())
+		to := sandbox.Failed
+		if m.intact(context.Background(), rec) {
+			to = sandbox.Suspended
+		}
+		m.settle(b, to, err.Error())
 	}
 	if err := m.removeRuntimeDir(rec.ID); err != nil {
 		log.Warn("remove the runtime directory", "err", err)

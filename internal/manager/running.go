@@ -67,7 +67,10 @@ func (m *Manager) running(ctx context.Context, name string) (r running, err erro
 			return r, paused(name)
 		}
 		hint := "start it with agentkernel start " + name
-		if state == sandbox.Starting {
+		switch state {
+		case sandbox.Suspended:
+			hint = "resume it with agentkernel resume " + name
+		case sandbox.Starting:
 			hint = "wait until it runs"
 		}
 		return r, sandbox.Errorf(sandbox.Conflict, hint, "sandbox %q is %s, not running", name, state)

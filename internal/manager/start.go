@@ -21,9 +21,10 @@ var (
 type StartOptions struct {
 	Timeout           time.Duration // for the guest agent to answer
 	CountInstructions bool
+	Cold              bool // boot, whatever there is to go on from
 }
 
-// Start boots the microVM of a sandbox and returns when the guest agent answers. A sandbox that runs already is left as it
+// Start boots the microVM of a sandbox, or has it go on from what was saved, and returns when the guest agent answers. A sandbox that runs already is left as it
 // is. When ctx ends first, the microVM is killed and the sandbox is stopped.
 func (m *Manager) Start(ctx context.Context, name string, opts StartOptions) (sandbox.Record, error) {
 	b, err := m.find(name)
@@ -40,13 +41,44 @@ func (m *Manager) Start(ctx context.Context, name string, opts StartOptions) (sa
 	case sandbox.Paused:
 		return sandbox.Record{}, paused(name)
 	}
-	// Before anything else, so that a port that is taken changes nothing.
+	return m.start(ctx, b, opts)
+}
+
+// start starts a sandbox. The caller holds op.
+func (m *Manager) start(ctx context.Context, b *box, opts StartOptions) (sandbox.Record, error) {
+	rec := b.record()
+	b.mu.Lock()
+	left := b.machine != nil
+	b.mu.Unlock()
+	if left && rec.State == sandbox.Suspended {
+		if err := m.endSuspended(ctx, b); err != nil {
+			return sandbox.Record{}, fmt.Errorf("end the VMM that %q had: %w", rec.Spec.Name, err)
+		}
+	}
+	if err := sandbox.Next(rec.Spec.Name, rec.State, sandbox.Starting); err != nil {
+		return sandbox.Record{}, err
+	}
+	// Before anything else, so that what cannot be restored changes nothing, nor does a port that is taken.
+	from, err := m.origin(ctx, rec, opts.Cold)
+	if err != nil {
+		return sandbox.Record{}, err
+	}
+	defer from.close()
+	return m.startFrom(ctx, b, opts, from)
+}
+
+// startFrom starts a sandbox. The caller holds op.
+func (m *Manager) startFrom(ctx context.Context, b *box, opts StartOptions, from *origin) (sandbox.Record, error) {
+	name := b.record().Spec.Name
 	published, bindings, err := m.bind(ctx, name, b.record().Spec.Publish)
 	if err != nil {
 		return sandbox.Record{}, fmt.Errorf("start %q: %w", name, err)
 	}
 	err = m.withVolumes(b.record(), func() error {
 		return m.move(b, sandbox.Starting, func(r *sandbox.Record) {
+			if from == nil {
+				r.Restore = nil
+			}
 			r.Reason, r.Machine, r.Stages, r.Instructions, r.Hygiene, r.Bindings = "", nil, nil, 0, nil, bindings
 			r.StartedAt, r.FinishedAt = time.Now().UTC(), time.Time{}
 		})
@@ -55,6 +87,11 @@ func (m *Manager) Start(ctx context.Context, name string, opts StartOptions) (sa
 		published.close()
 		return sandbox.Record{}, err
 	}
+	if from == nil {
+		if err := m.discardSaved(b.record()); err != nil { // as after start --cold
+			m.log.Warn("delete memory that was given up", "sandbox", name, "err", err)
+		}
+	}
 
 	started := time.Now()
 	startCtx, cancel := context.WithCancelCause(ctx)
@@ -62,7 +99,7 @@ func (m *Manager) Start(ctx context.Context, name string, opts StartOptions) (sa
 	bootCtx, cancelBoot := context.WithTimeoutCause(startCtx, opts.Timeout, fmt.Errorf("the guest agent did not answer within %v", opts.Timeout))
 	defer cancelBoot()
 	b.setCancel(cancel)
-	err = m.boot(bootCtx, b, opts, started)
+	err = m.boot(bootCtx, b, opts, from, started)
 	if errors.Is(err, context.DeadlineExceeded) && bootCtx.Err() != nil && startCtx.Err() == nil {
 		err = context.Cause(bootCtx) // wherever the deadline fell, it is told as what it is
 	}
@@ -73,6 +110,11 @@ func (m *Manager) Start(ctx context.Context, name string, opts StartOptions) (sa
 	}
 	published.serve(m, b, bindings)
 	rec := b.record()
+	if from != nil && from.kind == sandbox.RestoreSuspended {
+		if err := m.discardSaved(rec); err != nil {
+			m.log.Warn("delete memory that is not needed any more", "sandbox", name, "err", err)
+		}
+	}
 	m.meters.starts.Add(startOK, 1)
 	for _, s := range rec.Stages {
 		m.meters.stage(s)
@@ -82,8 +124,8 @@ func (m *Manager) Start(ctx context.Context, name string, opts StartOptions) (sa
 }
 
 // boot brings a sandbox from starting to running. After an error nothing of the microVM is left.
-func (m *Manager) boot(ctx context.Context, b *box, opts StartOptions, started time.Time) (err error) {
-	spec, kernel, err := m.machineSpec(ctx, b.record(), opts)
+func (m *Manager) boot(ctx context.Context, b *box, opts StartOptions, from *origin, started time.Time) (err error) {
+	spec, err := m.launchSpec(ctx, b.record(), opts, from)
 	if err != nil {
 		return err
 	}
@@ -95,6 +137,11 @@ func (m *Manager) boot(ctx context.Context, b *box, opts StartOptions, started t
 	if err := os.MkdirAll(spec.RuntimeDir, 0o700); err != nil {
 		return fmt.Errorf("make the runtime directory: %w", err)
 	}
+	if from != nil {
+		if err := m.placeDisks(ctx, b.record(), from); err != nil {
+			return err
+		}
+	}
 	stages := stageClock{last: started}
 	stages.mark("prepare")
 	machine, err := m.d.Engine.Launch(ctx, spec)
@@ -102,14 +149,26 @@ func (m *Manager) boot(ctx context.Context, b *box, opts StartOptions, started t
 		return err
 	}
 	stages.spawned(machine)
-	g, err := m.bootGuest(ctx, b, machine, kernel.Version)
+	g, err := m.bootGuest(ctx, b, machine, spec)
+	var hygiene *sandbox.Hygiene
+	switch {
+	case err != nil:
+	case from.restores():
+		stages.mark("connect")
+		hygiene, err = g.resume(ctx, goingOn(from.kind))
+		stages.mark("go on")
+	default:
+		stages.boot(g.info())
+		hygiene = g.booted()
+	}
 	var count uint64
 	if err == nil && opts.CountInstructions {
 		count, err = m.d.ReadCount(spec.CountFile)
 	}
 	if err == nil {
-		stages.boot(g.info())
-		err = m.move(b, sandbox.Running, func(r *sandbox.Record) { r.Stages, r.Instructions, r.Hygiene = stages.list, count, g.booted() })
+		err = m.move(b, sandbox.Running, func(r *sandbox.Record) {
+			r.Stages, r.Instructions, r.Restore, r.Hygiene = stages.list, count, nil, hygiene
+		})
 	}
 	if err != nil {
 		err = explain(ctx, machine, err)
@@ -120,14 +179,20 @@ func (m *Manager) boot(ctx context.Context, b *box, opts StartOptions, started t
 	b.started, b.firstExec = time.Now(), false
 	b.mu.Unlock()
 	m.attach(b, machine, g)
+	if from.restores() {
+		m.watchAllDetached(ctx, b, g)
+	}
 	return nil
 }
 
 // bootGuest records the VMM and waits for its guest agent.
-func (m *Manager) bootGuest(ctx context.Context, b *box, machine sandbox.Machine, kernel string) (*guest, error) {
+func (m *Manager) bootGuest(ctx context.Context, b *box, machine sandbox.Machine, spec sandbox.MachineSpec) (*guest, error) {
 	rec := b.record()
 	mrec := machine.Record()
-	rec.Machine, rec.Kernel = &mrec, kernel
+	rec.Machine = &mrec
+	if spec.From == nil {
+		rec.Kernel, rec.KernelFile, rec.InitrdFile = spec.Kernel.Version, spec.Kernel.Path, spec.Initrd
+	}
 	if err := m.save(b, rec); err != nil {
 		return nil, err
 	}
@@ -176,6 +241,12 @@ func (m *Manager) watch(b *box, machine sandbox.Machine, watched chan struct{}) 
 	if !mine {
 		return
 	}
+	if rec.State == sandbox.Suspended { // its end was to come, and took long
+		if err := m.endSuspended(m.ctx, b); err != nil {
+			m.log.Warn("clear up after a suspended sandbox", "sandbox", rec.Spec.Name, "err", err)
+		}
+		return
+	}
 	g.close()
 	m.log.Warn("the microVM ended by itself", "sandbox", rec.Spec.Name, "reason", reason)
 	m.settle(b, sandbox.Failed, reason)
@@ -193,11 +264,19 @@ func (m *Manager) startFailed(ctx, startCtx context.Context, b *box, err error) 
 		if ctx.Err() != nil {
 			cause = errors.New("the start was cancelled")
 		}
-		m.settle(b, sandbox.Stopped, "")
+		to := sandbox.Stopped
+		if m.intact(ctx, rec) {
+			to = sandbox.Suspended
+		}
+		m.settle(b, to, "")
 		m.meters.starts.Add(startCancelled, 1)
 		return sandbox.Errorf(sandbox.Conflict, "", "start %q: %w", name, cause)
 	}
-	m.settle(b, sandbox.Failed, err.Error())
+	to := sandbox.Failed
+	if m.intact(context.WithoutCancel(ctx), rec) {
+		to = sandbox.Suspended
+	}
+	m.settle(b, to, err.Error())
 	m.meters.starts.Add(startFailed, 1)
 	m.log.Warn("the start failed", "sandbox", name, "err", err)
 	var e *sandbox.Error
@@ -208,36 +287,43 @@ func (m *Manager) startFailed(ctx, startCtx context.Context, b *box, err error) 
 	return sandbox.Errorf(sandbox.Failure, "agentkernel logs "+name+" shows the whole console", "start %q: %w%s", name, err, tail)
 }
 
-// machineSpec is what the engine needs to start, adopt or sweep the microVM of rec.
-func (m *Manager) machineSpec(ctx context.Context, rec sandbox.Record, opts StartOptions) (sandbox.MachineSpec, sandbox.KernelImage, error) {
-	spec := m.identity(rec)
-	image, err := m.d.OpenImage(ctx, rec.Image.Digest)
-	if err != nil {
-		return spec, sandbox.KernelImage{}, err
+// launchSpec is what the engine needs to start the microVM of rec.
+func (m *Manager) launchSpec(ctx context.Context, rec sandbox.Record, opts StartOptions, from *origin) (spec sandbox.MachineSpec, err error) {
+	spec = m.identity(rec)
+	if spec.Disks, err = m.disks(ctx, rec); err != nil {
+		return spec, err
+	}
+	if opts.CountInstructions {
+		spec.CountFile = filepath.Join(spec.RuntimeDir, "instructions")
+	}
+	if from.restores() {
+		state := from.manifest.In(from.dir)
+		spec.From = &state
+		return spec, nil
 	}
 	if spec.Kernel, err = m.d.Kernel(rec.Spec.Arch); err != nil {
-		return spec, spec.Kernel, err
+		return spec, err
 	}
-	if spec.Initrd, err = m.d.Initrd(ctx, rec.Spec.Arch); err != nil {
-		return spec, spec.Kernel, err
+	spec.Initrd, err = m.d.Initrd(ctx, rec.Spec.Arch)
+	return spec, err
+}
+
+// disks are those of a sandbox, in the order of its guest.
+func (m *Manager) disks(ctx context.Context, rec sandbox.Record) ([]sandbox.Disk, error) {
+	image, err := m.d.OpenImage(ctx, rec.Image.Digest)
+	if err != nil {
+		return nil, err
 	}
 	dir := m.d.Store.Dir(rec.ID)
-	spec.Disks = []sandbox.Disk{
+	disks := []sandbox.Disk{
 		{Role: sandbox.RootLower, Path: image.Path, FS: rec.Image.FS, ReadOnly: true},
 		{Role: sandbox.Upper, Path: filepath.Join(dir, upperFile), FS: "ext4"},
 	}
 	if rec.Spec.Project != "" {
-		spec.Disks = append(spec.Disks, sandbox.Disk{Role: sandbox.Workspace, Path: filepath.Join(dir, workspaceFile), FS: "ext4", ReadOnly: true})
+		disks = append(disks, sandbox.Disk{Role: sandbox.Workspace, Path: filepath.Join(dir, workspaceFile), FS: "ext4", ReadOnly: true})
 	}
 	volumes, err := m.volumeDisks(rec)
-	if err != nil {
-		return spec, spec.Kernel, err
-	}
-	spec.Disks = append(spec.Disks, volumes...)
-	if opts.CountInstructions {
-		spec.CountFile = filepath.Join(spec.RuntimeDir, "instructions")
-	}
-	return spec, spec.Kernel, nil
+	return append(disks, volumes...), err
 }
 
 // identity is the part of a MachineSpec that never needs anything to exist.

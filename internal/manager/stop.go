@@ -33,15 +33,18 @@ func (m *Manager) Stop(ctx context.Context, name string, grace time.Duration) (s
 // stop stops a sandbox that has a microVM. reason is for the record, when nobody asked for it. The caller holds op.
 func (m *Manager) stop(ctx context.Context, b *box, grace time.Duration, reason string) error {
 	b.mu.Lock()
-	machine, name, halted := b.machine, b.rec.Spec.Name, b.rec.State == sandbox.Paused
+	machine, name, state := b.machine, b.rec.Spec.Name, b.rec.State
 	b.mu.Unlock()
+	if state == sandbox.Suspended {
+		return m.stopSuspended(b)
+	}
 	if machine == nil {
 		return nil
 	}
 	if err := m.move(b, sandbox.Stopping, func(r *sandbox.Record) { r.Reason = reason }); err != nil {
 		return err
 	}
-	if halted && grace > 0 {
+	if state == sandbox.Paused && grace > 0 {
 		m.wakeToEnd(ctx, b, grace+unmountTime)
 	}
 	if err := m.shutDown(ctx, b, machine, grace); err != nil {

@@ -35,7 +35,7 @@ type VolumeUser struct {
 }
 
 // InUse reports whether the user has the volume mounted, or may have.
-func (u VolumeUser) InUse() bool { return u.State.HasMachine() }
+func (u VolumeUser) InUse() bool { return u.State.HasDisks() }
 
 // CreateVolume makes an empty volume.
 func (m *Manager) CreateVolume(ctx context.Context, name string, sizeMiB int) (VolumeStatus, error) {

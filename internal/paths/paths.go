@@ -104,6 +104,10 @@ func (d Dirs) Kernels() string { return filepath.Join(d.Data, "kernels") }
 // Images is the root of the image store.
 func (d Dirs) Images() string { return filepath.Join(d.Data, "images") }
 
+// Snapshots is the root of the store of snapshots. They are no more to be made again than sandboxes are, and share blocks with the
+// disks of these where the host's file system can do that.
+func (d Dirs) Snapshots() string { return filepath.Join(d.State, "snapshots") }
+
 // Cache is the root of everything that is made once and can be made again.
 func (d Dirs) Cache() string { return filepath.Join(d.Data, "cache") }
 

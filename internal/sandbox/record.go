@@ -25,8 +25,39 @@ type Record struct {
 	Stages     []Stage        `json:"stages,omitempty"`
 	Bindings   []Binding      `json:"bindings,omitempty"` // what of Spec.Publish is listened on; for the next daemon as well
 	Hygiene    *Hygiene       `json:"hygiene,omitempty"`  // of the last start
+	// KernelFile and InitrdFile are what the kernel that runs was booted from.
+	KernelFile string `json:"kernel_file,omitempty"`
+	InitrdFile string `json:"initrd_file,omitempty"`
+	// Saving is set while the microVM is being saved: its vCPUs may be halted and its commands frozen although it runs.
+	Saving bool `json:"saving,omitempty"`
+	// Restore says what the next start goes on from, instead of booting.
+	Restore *Restore `json:"restore,omitempty"`
+	Parent  *Parent  `json:"parent,omitempty"`
 	// Instructions is the count of guest instructions to readiness of the last start; 0 when it was not counted.
 	Instructions uint64 `json:"instructions,omitempty"`
+}
+
+// Restore is a saved microVM that a sandbox goes on from.
+type Restore struct {
+	Kind RestoreKind `json:"kind"`
+	ID   string      `json:"id,omitempty"` // of the snapshot
+}
+
+// RestoreKind says where a saved microVM is.
+type RestoreKind string
+
+// The kinds of saved microVMs.
+const (
+	RestoreSuspended RestoreKind = "suspended" // in the sandbox's own directory
+	RestoreSnapshot  RestoreKind = "snapshot"  // in a snapshot, with the disks
+	RestoreFork      RestoreKind = "fork"      // as a snapshot that is gone when the daemon ends
+)
+
+// Parent is what a sandbox was made from.
+type Parent struct {
+	Sandbox   string `json:"sandbox"` // its name then
+	SandboxID string `json:"sandbox_id"`
+	Snapshot  string `json:"snapshot,omitempty"` // its id; empty for a fork
 }
 
 // Validate checks a record that was read from disk.

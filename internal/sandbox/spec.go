@@ -40,6 +40,12 @@ func ValidateEngine(name string) error {
 	return Errorf(Invalid, "choose one of "+strings.Join(Engines, ", "), "unknown engine %.40q", name)
 }
 
+// What happens to a sandbox that is idle.
+const (
+	IdleStop    = "stop"
+	IdleSuspend = "suspend"
+)
+
 // Spec is what a user asks for. It does not change after create.
 type Spec struct {
 	Name      string `json:"name"`
@@ -52,8 +58,10 @@ type Spec struct {
 	VsockCID  uint32 `json:"vsock_cid"` // 0 = to be assigned
 	Project   string `json:"project,omitempty"`
 	Engine    string `json:"engine,omitempty"` // one of Engines; empty: the user's default
-	// IdleTimeoutMs is how long nothing may happen in the running sandbox before it is stopped; 0: for ever.
+	// IdleTimeoutMs is how long nothing may happen in the running sandbox before IdleAction; 0: for ever.
 	IdleTimeoutMs int64 `json:"idle_timeout_ms,omitempty"`
+	// IdleAction is what happens then: IdleStop, also when it is empty, or IdleSuspend.
+	IdleAction string `json:"idle_action,omitempty"`
 	// Publish are the ports of the host that lead into the sandbox while it runs.
 	Publish []Port `json:"publish,omitempty"`
 	// Volumes that are mounted in the sandbox.
@@ -112,6 +120,9 @@ func (s Spec) Validate(host Host) error {
 	}
 	if s.IdleTimeoutMs != 0 && (s.IdleTimeoutMs < MinIdleTimeoutMs || s.IdleTimeoutMs > MaxIdleTimeoutMs) {
 		return Errorf(Invalid, "use 1 s to 365 days, or 0 for none", "an idle timeout of %d ms cannot be had", s.IdleTimeoutMs)
+	}
+	if s.IdleAction != "" && s.IdleAction != IdleStop && s.IdleAction != IdleSuspend {
+		return Errorf(Invalid, "choose "+IdleStop+" or "+IdleSuspend, "unknown idle action %.40q", s.IdleAction)
 	}
 	if err := validatePorts(s.Publish); err != nil {
 		return err

@@ -26,10 +26,10 @@ func States() []State {
 // transitions is the one table of what may follow what. Removing is reachable from everywhere.
 var transitions = map[State][]State{
 	Created:   {Starting},
-	Starting:  {Running, Stopping, Failed},
+	Starting:  {Running, Suspended, Stopping, Failed},
 	Running:   {Paused, Suspended, Stopping, Failed},
 	Paused:    {Running, Suspended, Stopping, Failed},
-	Suspended: {Starting},
+	Suspended: {Starting, Stopped},
 	Stopping:  {Stopped, Failed},
 	Stopped:   {Starting},
 	Failed:    {Starting},
@@ -50,6 +50,10 @@ func (s State) HasMachine() bool {
 	}
 	return false
 }
+
+// HasDisks reports whether a sandbox in state s may have its disks open, or has memory that knows what is on them: nobody else may
+// write to its volumes then.
+func (s State) HasDisks() bool { return s.HasMachine() || s == Suspended }
 
 // TransitionError is returned for a step that the table does not have.
 type TransitionError struct {

@@ -16,8 +16,9 @@ import (
 // again when its inode, size, or time of the last change of content or inode is another: whatever writes to a file, or puts another
 // in its place, changes one of these. What it does not see is a disk that forgets what it has held, between two checks.
 type Checker struct {
-	mu    sync.Mutex
-	known map[string]seen // by path
+	mu      sync.Mutex
+	known   map[string]seen // by path
+	digests map[string]seen // SHA-256 by path, of what no snapshot has
 }
 
 type seen struct {

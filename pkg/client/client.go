@@ -122,14 +122,18 @@ func (c *Client) Create(ctx context.Context, req CreateRequest) (s Sandbox, err 
 // StartOptions of a start.
 type StartOptions struct {
 	Timeout           time.Duration // for the guest agent to answer; 0: the daemon's default, 2 minutes
+	Cold              bool          // boot, and give up memory that was saved
 	CountInstructions bool          // guest instructions to readiness, on software emulation
 }
 
-// Start boots the microVM and returns when its guest agent answers. When ctx ends first, the microVM is killed.
+// Start boots the microVM, or has it go on from what was saved, and returns when its guest agent answers. When ctx ends first, the microVM is killed.
 func (c *Client) Start(ctx context.Context, name string, o StartOptions) (s Sandbox, err error) {
 	params := &apiv1.StartSandboxParams{}
 	if o.Timeout != 0 {
 		params.TimeoutMs = ptr(int(o.Timeout.Milliseconds()))
+	}
+	if o.Cold {
+		params.Cold = &o.Cold
 	}
 	if o.CountInstructions {
 		params.CountInstructions = &o.CountInstructions

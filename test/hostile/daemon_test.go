@@ -24,6 +24,7 @@ import (
 	"github.com/agentkernel/agentkernel/internal/httpapi"
 	"github.com/agentkernel/agentkernel/internal/manager"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
+	"github.com/agentkernel/agentkernel/internal/snapshot"
 	"github.com/agentkernel/agentkernel/internal/store"
 	"github.com/agentkernel/agentkernel/internal/transport/bulk"
 	"github.com/agentkernel/agentkernel/internal/unixsock"
@@ -144,11 +145,13 @@ func newDaemon(t *testing.T, evil *guest, ports ...apiv1.Port) *daemon {
 	check(t, err, os.Mkdir(filepath.Join(dir, "run"), 0o700))
 	volumes, err := store.OpenVolumes(filepath.Join(dir, "volumes"))
 	check(t, err)
+	snapshots, err := snapshot.Open(filepath.Join(dir, "snapshots"))
+	check(t, err)
 	d := &daemon{socket: filepath.Join(dir, "s"), logged: new(lockedBuffer)}
 	logger := slog.New(slog.NewTextHandler(d.logged, nil))
 	e := &engine{guests: []*guest{{}, evil}}
 	m := manager.New(manager.Deps{
-		Log: logger, Store: s, Volumes: volumes, Engine: e, RuntimeDir: filepath.Join(dir, "run"),
+		Log: logger, Store: s, Volumes: volumes, Snapshots: snapshots, Engine: e, RuntimeDir: filepath.Join(dir, "run"),
 		Host: sandbox.Host{MemoryMiB: 1024}, HostArch: sandbox.X8664,
 		HoldImages: func(context.Context) (func(), error) { return func() {}, nil },
 		ResolveImage: func(_ context.Context, ref string, arch sandbox.Arch) (sandbox.Image, error) {

@@ -26,7 +26,7 @@ var rules = map[string][]string{
 	"internal/asciicast":  {},
 	"internal/bench":      {"internal/bench", "internal/procusage", "internal/sandbox", "pkg/client", "api/v1"},
 	"internal/app":        {"internal/transport/bulk", "internal/config", "internal/hostcheck", "internal/vmmrelease", "internal/paths", "internal/hangup", "internal/httpapi", "internal/manager", "internal/sandbox", "internal/store", "internal/snapshot", "internal/engine", "internal/hostvirt", "internal/image", "internal/kernel", "internal/disk", "internal/project", "internal/initramfs", "internal/icount", "internal/unixsock", "pkg/client", "api/v1"},
-	"internal/httpapi":    {"internal/transport/duplex", "internal/transport/wsstream", "internal/events", "internal/manager", "internal/sandbox", "internal/guestrpc", "api/v1"},
+	"internal/httpapi":    {"internal/snapshot", "internal/transport/duplex", "internal/transport/wsstream", "internal/events", "internal/manager", "internal/sandbox", "internal/guestrpc", "api/v1"},
 	"internal/events":     {},
 	"internal/procusage":  {},
 	"internal/metrics":    {},

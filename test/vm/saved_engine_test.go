@@ -274,7 +274,7 @@ func TestSavedStates(t *testing.T) {
 	}
 
 	first.sh("(n=0; while :; do n=$((n+1)); echo $n >/tmp/next; mv /tmp/next /tmp/now; sleep 0.05; done) >/dev/null 2>&1 & echo memory >/tmp/file")
-	if err := first.client.Prepare(t.Context(), patience); err != nil {
+	if err := first.client.Prepare(t.Context(), patience, false); err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "copy.ext4")

@@ -359,7 +359,7 @@ func TestCopyOfRunning(t *testing.T) {
 	s.detach("back", "i=0; while :; do i=$((i+1)); echo $i >/tmp/count; sleep 0.01; done")
 	s.sh("echo $$ >/sys/fs/cgroup/mine/cgroup.procs; (while :; do head -c 8 /dev/urandom | od -An -tx1 >/tmp/drawn; sleep 0.01; done) >/dev/null 2>&1 </dev/null & ")
 	for range 2 { // it may be asked for twice
-		l.check(s.Prepare(l.ctx, 10*time.Second))
+		l.check(s.Prepare(l.ctx, 10*time.Second, false))
 	}
 	again, err := guestrpc.Connect(l.ctx, func(ctx context.Context) (guestrpc.Conn, error) { return s.Dial(ctx, sandbox.GuestAgentPort) }, s.id)
 	l.check(err)
@@ -444,7 +444,7 @@ func TestRestoredAgain(t *testing.T) {
 		}
 		stream, err := s.Dial(l.ctx, sandbox.GuestStreamPort)
 		l.check(err)
-		l.check(s.Prepare(l.ctx, 10*time.Second))
+		l.check(s.Prepare(l.ctx, 10*time.Second, false))
 		saved := s.finish(s.save())
 		s.end()
 		x.Close()

@@ -82,6 +82,7 @@ func (ResumeRequest_Kind) EnumDescriptor() ([]byte, []int) {
 type PrepareRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	TimeoutMs     uint32                 `protobuf:"varint,1,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"` // for all commands to be frozen
+	Sync          bool                   `protobuf:"varint,2,opt,name=sync,proto3" json:"sync,omitempty"`                            // what file systems hold in memory is on the disks then, for one who boots from these; that takes its time
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -121,6 +122,13 @@ func (x *PrepareRequest) GetTimeoutMs() uint32 {
 		return x.TimeoutMs
 	}
 	return 0
+}
+
+func (x *PrepareRequest) GetSync() bool {
+	if x != nil {
+		return x.Sync
+	}
+	return false
 }
 
 type PrepareResponse struct {
@@ -361,10 +369,11 @@ var File_clone_proto protoreflect.FileDescriptor
 
 const file_clone_proto_rawDesc = "" +
 	"\n" +
-	"\vclone.proto\x12\x14agentkernel.guest.v1\x1a\rhygiene.proto\"/\n" +
+	"\vclone.proto\x12\x14agentkernel.guest.v1\x1a\rhygiene.proto\"C\n" +
 	"\x0ePrepareRequest\x12\x1d\n" +
 	"\n" +
-	"timeout_ms\x18\x01 \x01(\rR\ttimeoutMs\"\x11\n" +
+	"timeout_ms\x18\x01 \x01(\rR\ttimeoutMs\x12\x12\n" +
+	"\x04sync\x18\x02 \x01(\bR\x04sync\"\x11\n" +
 	"\x0fPrepareResponse\"\xbb\x02\n" +
 	"\rResumeRequest\x12<\n" +
 	"\x04kind\x18\x01 \x01(\x0e2(.agentkernel.guest.v1.ResumeRequest.KindR\x04kind\x12\x18\n" +

@@ -50,6 +50,8 @@ type Options struct {
 type Machine interface {
 	SetClock(now time.Time) error
 	AddEntropy(entropy []byte) error
+	// Sync writes what file systems hold in memory to the disks.
+	Sync()
 	// SetNames gives it names, and says how that went.
 	SetNames(r *identity.Report, hostname, machineID string)
 	// RemoveHostKeys deletes SSH host keys that are the image's or, with copied, another sandbox's, and tells how many there were.

@@ -76,6 +76,7 @@ func newAgent(t *testing.T) *agent {
 
 func (*agent) SetClock(time.Time) error { return nil }
 func (*agent) AddEntropy([]byte) error  { return nil }
+func (*agent) Sync()                    {}
 func (a *agent) SetNames(_ *identity.Report, hostname, _ string) {
 	a.named <- hostname
 }

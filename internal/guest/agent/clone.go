@@ -29,10 +29,16 @@ type cloneService struct {
 func (s *cloneService) Prepare(ctx context.Context, req *guestv1.PrepareRequest) (*guestv1.PrepareResponse, error) {
 	s.turn.Lock()
 	defer s.turn.Unlock()
+	if req.GetSync() {
+		s.o.Machine.Sync() // so that there is little to write while the commands stand still
+	}
 	ctx, cancel := context.WithTimeout(ctx, min(time.Duration(req.GetTimeoutMs())*time.Millisecond, maxFreeze))
 	defer cancel()
 	if err := s.o.Runner.Freeze(ctx); err != nil {
 		return nil, err
+	}
+	if req.GetSync() {
+		s.o.Machine.Sync()
 	}
 	return &guestv1.PrepareResponse{}, nil
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // System is the microVM that this process runs in.
@@ -18,6 +20,9 @@ func (System) SetClock(now time.Time) error { return SetClock(now) }
 
 // AddEntropy adds the host's entropy.
 func (System) AddEntropy(entropy []byte) error { return AddEntropy(entropy) }
+
+// Sync writes what file systems hold in memory to the disks: sync(2).
+func (System) Sync() { unix.Sync() }
 
 // SetNames gives the microVM what it is known by.
 func (System) SetNames(r *Report, hostname, machineID string) {
