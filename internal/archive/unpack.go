@@ -75,9 +75,9 @@ type unpacker struct {
 
 func (u *unpacker) members(r io.Reader) error {
 	source := &source{r: r}
-	t := tar.NewReader(source)
+	t := newReader(source)
 	for {
-		h, err := t.Next()
+		h, err := t.next()
 		if errors.Is(err, io.EOF) {
 			// What follows the archive is padding; whoever sends it shall not meet a closed pipe.
 			_, err := io.CopyBuffer(discard{}, io.LimitReader(source, maxPadding), u.buf)
@@ -125,7 +125,7 @@ type discard struct{}
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
 
 // member makes one member.
-func (u *unpacker) member(t *tar.Reader, h *tar.Header) error {
+func (u *unpacker) member(t io.Reader, h *tar.Header) error {
 	if h.Typeflag == tar.TypeXGlobalHeader {
 		return nil
 	}
