@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,6 +23,7 @@ import (
 	"github.com/agentkernel/agentkernel/internal/initramfs"
 	"github.com/agentkernel/agentkernel/internal/kernel"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
+	"github.com/agentkernel/agentkernel/internal/unixsock"
 )
 
 // engineHost is an engine without a daemon, with what its microVMs need.
@@ -273,6 +276,15 @@ func TestSavedStates(t *testing.T) {
 		first.sh("true")
 	}
 
+	if *engineAsked == "firecracker" { // and halted by a daemon that died in a Save, before it came to that
+		first.tellFirecracker(`{"state":"Paused"}`)
+		if err := pauser.Resume(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		first.connect()
+		first.sh("true")
+	}
+
 	first.sh("(n=0; while :; do n=$((n+1)); echo $n >/tmp/next; mv /tmp/next /tmp/now; sleep 0.05; done) >/dev/null 2>&1 & echo memory >/tmp/file")
 	if err := first.client.Prepare(t.Context(), patience, false); err != nil {
 		t.Fatal(err)
@@ -295,4 +307,21 @@ func TestSavedStates(t *testing.T) {
 	if one, two := first.sh("hostname"+goesOn), again.sh("hostname"+goesOn); one != "h"+first.spec.ID+"\nkept\nmemory" || two != "h"+again.spec.ID+"\nkept\nmemory" {
 		t.Errorf("the guests say\n%s\nand\n%s", one, two)
 	}
+}
+
+// tellFirecracker makes the request that halts vCPUs or lets them go on.
+func (v *savedVM) tellFirecracker(vm string) {
+	v.t.Helper()
+	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return unixsock.Dial(ctx, filepath.Join(v.spec.RuntimeDir, "sockets/api.sock"))
+	}}}
+	req, err := http.NewRequestWithContext(v.t.Context(), http.MethodPatch, "http://localhost/vm", strings.NewReader(vm))
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	resp, err := c.Do(req)
+	if err != nil || resp.StatusCode != http.StatusNoContent {
+		v.t.Fatal(err, resp)
+	}
+	resp.Body.Close()
 }

@@ -42,6 +42,7 @@ const (
 	modeLate     = "late"           // the guest refuses once, then listens and knocks
 	modeDeaf     = "deaf"           // the guest never listens
 	modeOld      = "old"            // is version 1.9.1
+	modeOlder    = "older"          // is version 1.15.1
 	modeEarly    = "dies early"     // before its socket is there
 	modeKilled   = "is killed"      // the same, by a signal
 	modeStarting = "dies starting"  // when it has been asked
@@ -75,14 +76,20 @@ func runFake() {
 		f.mode = string(mode)
 	}
 	if slices.Contains(os.Args, "--version") {
-		version := "1.16.1"
-		if f.mode == modeOld {
-			version = "1.9.1"
-		}
-		fmt.Printf("Firecracker v%s\n\n", version)
+		fmt.Printf("Firecracker v%s\n\n", f.version())
 		os.Exit(0)
 	}
 	os.Exit(f.run())
+}
+
+func (f *fakeFirecracker) version() string {
+	switch f.mode {
+	case modeOld:
+		return "1.9.1"
+	case modeOlder:
+		return "1.15.1"
+	}
+	return "1.16.1"
 }
 
 type fakeFirecracker struct {
@@ -325,7 +332,7 @@ func (f *fakeFirecracker) answer(w http.ResponseWriter, r *http.Request, body []
 	var err error
 	switch r.Method + " " + r.URL.Path {
 	case "GET /":
-		_ = json.NewEncoder(w).Encode(fcapi.InstanceInfo{AppName: "Firecracker", ID: option("id"), State: f.state, VMMVersion: "1.16.1"})
+		_ = json.NewEncoder(w).Encode(fcapi.InstanceInfo{AppName: "Firecracker", ID: option("id"), State: f.state, VMMVersion: f.version()})
 		return
 	case "PATCH /vm":
 		var vm fcapi.VM

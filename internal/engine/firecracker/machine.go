@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -24,6 +25,7 @@ type machine struct {
 
 	restored []sandbox.GuestDisk // when Launch restored it
 	saving   chan struct{}       // has room while no state is being saved
+	reset    atomic.Bool         // halted by Firecracker itself, it was told that its connections have ended
 
 	mu     sync.Mutex
 	client *fcapi.Client // nil until it is needed

@@ -2,6 +2,7 @@ package firecracker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/agentkernel/agentkernel/internal/engine/firecracker/fcapi"
@@ -26,11 +27,34 @@ func (m *machine) Resume(ctx context.Context) error {
 	}
 	return m.tell(ctx, func(c *fcapi.Client, ctx context.Context) error {
 		info, err := c.InstanceInfo(ctx)
-		if err == nil && info.State == fcapi.StatePaused {
-			err = c.Resume(ctx)
+		if err != nil || info.State != fcapi.StatePaused {
+			return err
+		}
+		if !m.reset.Load() {
+			if err := m.sendReset(ctx, c); err != nil {
+				return err
+			}
+		}
+		if err = c.Resume(ctx); err == nil {
+			m.reset.Store(false)
 		}
 		return err
 	})
+}
+
+// sendReset is for a microVM whose Save was cut short, of which it is not known whether the guest has the event that ends its
+// connections, and without which it would not go on to listen. Firecracker sends the event before it opens the files, and there is
+// no such directory.
+func (m *machine) sendReset(ctx context.Context, c *fcapi.Client) error {
+	const nowhere = savingInside + "/none/"
+	var fault *fcapi.FaultError
+	err := c.CreateSnapshot(ctx, fcapi.SnapshotCreateParams{SnapshotPath: nowhere + stateFile, MemFilePath: nowhere + memoryFile, SnapshotType: fcapi.SnapshotFull})
+	if err != nil && !errors.As(err, &fault) {
+		return err
+	}
+	m.link.reset()
+	m.reset.Store(true)
+	return nil
 }
 
 // Paused looks at the process, which does not answer when it is stopped, and asks it otherwise.

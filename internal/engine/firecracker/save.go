@@ -24,6 +24,11 @@ const (
 
 var savedFiles = []string{memoryFile, stateFile}
 
+// minSaving is the oldest Firecracker whose restored guests can be relied on to be connected to: before 1.16.0 a connection could reach
+// the guest before the event that ends all connections, and before 1.16.1 connections of the guest's could hang (its CHANGELOG.md,
+// 5882 and 5958).
+var minSaving = fcapi.Version{Major: 1, Minor: 16, Patch: 1}
+
 // Save has Firecracker write a state into the one directory of its that is on a disk, and moves it to dir. The guest gets an event
 // by which its vsock driver ends all connections, in this microVM too when it goes on; they are closed here at once. What Firecracker was told to do goes on when
 // ctx ends; the next request waits for it.
@@ -51,7 +56,9 @@ func (m *machine) Save(ctx context.Context, dir string) (saved sandbox.SavedStat
 	}
 	var version fcapi.Version
 	err = m.tell(ctx, func(c *fcapi.Client, ctx context.Context) error {
-		version = c.Running()
+		if version = c.Running(); version.Compare(minSaving) < 0 {
+			return sandbox.Errorf(sandbox.Unavailable, installHint+"; then stop and start the sandbox", "this microVM runs in Firecracker %s, whose saved states cannot be relied on: at least %s is needed", version, minSaving)
+		}
 		if err := c.Pause(ctx); err != nil {
 			return err
 		}
@@ -59,10 +66,11 @@ func (m *machine) Save(ctx context.Context, dir string) (saved sandbox.SavedStat
 			SnapshotPath: savingInside + "/" + stateFile, MemFilePath: savingInside + "/" + memoryFile, SnapshotType: fcapi.SnapshotFull,
 		})
 	})
-	m.link.reset()
 	if err != nil {
 		return saved, m.explainSave(ctx, err)
 	}
+	m.link.reset()
+	m.reset.Store(true)
 	for _, name := range savedFiles {
 		if err := moveFile(ctx, filepath.Join(dir, name), filepath.Join(m.files.saving, name)); err != nil {
 			return saved, fmt.Errorf("take over what Firecracker has saved: %w", err)
@@ -75,8 +83,9 @@ func (m *machine) Save(ctx context.Context, dir string) (saved sandbox.SavedStat
 
 func (m *machine) explainSave(ctx context.Context, err error) error {
 	var fault *fcapi.FaultError
+	var ours *sandbox.Error
 	switch {
-	case ctx.Err() != nil:
+	case ctx.Err() != nil, errors.As(err, &ours):
 		return fmt.Errorf("save the microVM: %w", err)
 	case errors.As(err, &fault) && strings.Contains(fault.Message, "No space left on device"):
 		return disk.NoSpace(m.files.saving, fmt.Errorf("save the microVM: %w: %w", syscall.ENOSPC, err))

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/agentkernel/agentkernel/internal/engine/firecracker/fcapi"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
 
@@ -245,6 +246,31 @@ func TestSaveFails(t *testing.T) {
 		cancel(why)
 		if _, err := m.Save(ctx, t.TempDir()); !errors.Is(err, why) {
 			t.Errorf("%v, want why it was cancelled", err)
+		}
+	})
+	// A daemon that died before it came to the request leaves a guest that must be told before it goes on.
+	t.Run("cut short", func(t *testing.T) {
+		e, spec := newEngine(t, modeGood), newSpec(t)
+		m := launch(t, e, spec)
+		if err := m.tell(t.Context(), (*fcapi.Client).Pause); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Resume(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		checkGuest(t, m)
+		if console := consoleOf(t, spec); !strings.HasSuffix(console, "files/saving/none/memory\",\"snapshot_type\":\"Full\"}\nAPI PATCH /vm {\"state\":\"Resumed\"}\n") {
+			t.Errorf("the console said %q", console)
+		}
+	})
+	t.Run("of an old version", func(t *testing.T) {
+		e, spec := newEngine(t, modeOlder), newSpec(t)
+		m := launch(t, e, spec)
+		if _, err := m.Save(t.Context(), t.TempDir()); sandbox.KindOf(err) != sandbox.Unavailable || !strings.Contains(err.Error(), "Firecracker 1.15.1") {
+			t.Errorf("%v, want that it is too old", err)
+		}
+		if strings.Contains(consoleOf(t, spec), "PATCH") {
+			t.Error("it was paused all the same")
 		}
 	})
 	t.Run("of an old record", func(t *testing.T) {
