@@ -11,4 +11,12 @@
 //
 // A QEMU outlives the daemon that started it. Its sockets accept a new connection when the old one has ended, so the next
 // daemon adopts it with nothing but the MachineRecord. While no daemon is there, the guest's console output is lost.
+//
+// A saved state is two files. Of the same bytes in them, one set of pages in the host's memory serves all that are restored:
+//
+//	memory   the guest's memory, mapped copy-on-write; it has holes where the guest's pages are zero
+//	state    the devices, in QEMU's migration format, read through a pipe
+//
+// Save writes both as one stream, since a microVM that boots has its memory from no file; Finish takes them apart, by a QEMU of
+// its own (docs/adr/0013-saved-states-and-templates.md).
 package qemu
