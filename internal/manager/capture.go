@@ -67,6 +67,9 @@ func (m *Manager) capture(ctx context.Context, b *box, dir string, how capturing
 	if err := saver.Pause(ctx); err != nil {
 		return c, fmt.Errorf("halt its vCPUs: %w", err)
 	}
+	b.mu.Lock()
+	b.saves++ // before connections end by it
+	b.mu.Unlock()
 	if c.state, err = saver.Save(ctx, state); err != nil {
 		return c, err
 	}
@@ -113,6 +116,14 @@ func (m *Manager) goesOnAfter(ctx context.Context, b *box, was sandbox.State, p 
 	b.mu.Unlock()
 	m.goOn(ctx, b, g)
 	return nil
+}
+
+// savedTimes counts the saves of the sandbox's microVM. Whoever talks to its guest on a connection of its own, and finds it broken
+// when the count is another one, connects again.
+func (b *box) savedTimes() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.saves
 }
 
 // saver is the sandbox's microVM, when it is one that can be saved, and why not.

@@ -90,6 +90,10 @@ func (g *guest) booted() *sandbox.Hygiene {
 // runs also when that fails, which is the guest's own loss. The caller holds op.
 func (m *Manager) goOn(ctx context.Context, b *box, g *guest) {
 	h, err := g.resume(ctx, guestrpc.ResumeOriginal)
+	if err != nil && ctx.Err() == nil { // the connection may have ended when it was saved, and nobody had noticed
+		g.hangUp()
+		h, err = g.resume(ctx, guestrpc.ResumeOriginal)
+	}
 	if err == nil {
 		rec := b.record()
 		rec.Hygiene = h

@@ -95,6 +95,16 @@ func (g *guest) shutdown(ctx context.Context, grace time.Duration) error {
 	return client.Shutdown(ctx, grace)
 }
 
+// hangUp ends the control connection. The next control makes another one.
+func (g *guest) hangUp() {
+	g.mu.Lock()
+	client := g.client
+	g.mu.Unlock()
+	if client != nil {
+		client.Close()
+	}
+}
+
 // gone reports whether the end of the microVM, which done tells of, is behind an error of a connection to it. The link breaks in
 // the same moment as the VMM ends, and the end is noticed a little later; a guest that still answers has not ended.
 func (g *guest) gone(done <-chan struct{}) bool {

@@ -145,7 +145,11 @@ func (m *Manager) watchDetached(b *box, g *guest, told *execEvents) {
 	}
 	go func() {
 		defer m.background.Done()
+		saves := b.savedTimes()
 		err := m.followToEnd(g, told)
+		for ; err != nil && m.ctx.Err() == nil && b.savedTimes() != saves; err = m.followToEnd(g, told) {
+			saves = b.savedTimes()
+		}
 		if m.ctx.Err() != nil {
 			told.quiet = true // the command goes on without this daemon
 		}

@@ -46,6 +46,9 @@ type fakeVMM struct {
 	noPause bool // vCPUs cannot be halted
 	mute    bool // the guest agent never answers
 	memory  string
+
+	mu    sync.Mutex
+	conns []net.Conn // which end when it is saved, as an engine's may
 }
 
 func (e *fakeEngine) step(name string) error {
@@ -158,6 +161,11 @@ func (m *fakeMachine) Save(_ context.Context, dir string) (s sandbox.SavedState,
 	err = m.v.step("save")
 	if err == nil {
 		err = os.WriteFile(filepath.Join(dir, memoryFile), []byte(m.v.memory), 0o600)
+		m.v.mu.Lock()
+		defer m.v.mu.Unlock()
+		for _, conn := range m.v.conns {
+			conn.Close()
+		}
 	}
 	return sandbox.SavedState{Dir: dir, Engine: "fake", Files: []string{memoryFile}}, err
 }
@@ -256,6 +264,9 @@ func (m *fakeMachine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 		return nil, context.Cause(ctx)
 	}
 	host, guest := net.Pipe()
+	m.v.mu.Lock()
+	m.v.conns = append(m.v.conns, host)
+	m.v.mu.Unlock()
 	l := &oneConn{conn: guest, done: make(chan struct{})}
 	if port == sandbox.GuestStreamPort {
 		go func() { _ = stream.Handlers{"forward": forward.Handle}.Serve(m.v.ctx, l) }()

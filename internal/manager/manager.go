@@ -108,6 +108,7 @@ type box struct {
 	firstExec   bool      // whether the first exec since the start has been timed
 	idle        idleness
 	published   *publication
+	saves       int        // how often the microVM was saved, which may end all connections to its guest
 	connections int        // to servers in the guest
 	bulk        *bulk.Area // nil until it is used
 

@@ -114,9 +114,16 @@ func (m *Manager) watchGuest(b *box, machine sandbox.Machine, g *guest) {
 		case <-stop:
 		}
 	}()
-	err := guestrpc.Watch(ctx, g.dial, func(k guestrpc.OOMKill) {
-		m.publish(b.record(), events.Event{Type: events.OOMKill, PID: k.PID, Process: k.Process, Count: uint64(k.Count)})
-	})
+	watch := func() error {
+		return guestrpc.Watch(ctx, g.dial, func(k guestrpc.OOMKill) {
+			m.publish(b.record(), events.Event{Type: events.OOMKill, PID: k.PID, Process: k.Process, Count: uint64(k.Count)})
+		})
+	}
+	saves := b.savedTimes()
+	err := watch()
+	for ; ctx.Err() == nil && b.savedTimes() != saves; err = watch() {
+		saves = b.savedTimes()
+	}
 	if ctx.Err() == nil && !errors.Is(err, context.Canceled) && !g.gone(machine.Done()) {
 		m.log.Warn("the guest's own events are lost until its next start", "sandbox", b.record().Spec.Name, "err", err)
 	}
