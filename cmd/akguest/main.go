@@ -87,37 +87,20 @@ func run(began time.Duration) error {
 	if err != nil {
 		return err
 	}
-	if err := boot.System(); err != nil {
+	root, err := newRoot(params)
+	if err != nil {
 		return err
-	}
-	mounts := new(boot.Mounts)
-	if err := mounts.Image(params); err != nil {
-		return err
-	}
-	entered := make(chan struct{})
-	var enter func([]*guestv1.ResumeDisk) error
-	if params.Template {
-		enter = func(disks []*guestv1.ResumeDisk) error {
-			for _, d := range disks {
-				if err := params.AddDisk(d.GetDisk(), d.GetBytes(), d.GetRebind()); err != nil {
-					return err
-				}
-			}
-			if err := mounts.Root(params); err != nil {
-				return err
-			}
-			close(entered)
-			return nil
-		}
-	} else {
-		if err := mounts.Root(params); err != nil {
-			return err
-		}
-		close(entered)
 	}
 	runner, err := exec.NewRunner(r)
 	if err != nil {
 		return err
+	}
+	var enter func([]*guestv1.ResumeDisk) error
+	if params.Template {
+		enter = root.enter
+		if err := root.warm(runner); err != nil {
+			return err
+		}
 	}
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
@@ -125,28 +108,16 @@ func run(began time.Duration) error {
 	}
 	go func() {
 		failed <- agent.Serve(context.Background(), agent.Options{
-			Runner: runner, Machine: identity.System{Own: mounts.Own}, Enter: enter, Build: build, Stats: stats.Source{Proc: "/proc", Upper: mounts.Upper},
+			Runner: runner, Machine: identity.System{Own: root.Own}, Enter: enter, Build: build, Stats: stats.Source{Proc: "/proc", Upper: root.Upper},
 			Kernel: unix.ByteSliceToString(name.Release[:]), Arch: unix.ByteSliceToString(name.Machine[:]),
 			Init: began, Ready: uptime(),
-			Shutdown: func(grace time.Duration) { failed <- power.Off(r, mounts.Writable(), grace, os.Stdout) },
+			Shutdown: func(grace time.Duration) { failed <- power.Off(r, root.Writable(), grace, os.Stdout) },
 		}, control...)
 	}()
-	copies := files.Service{Bulk: bulk.New(mounts.Upper)}
-	handlers := stream.Handlers{"forward": once(entered, forward.Handle), "files": once(entered, copies.Handle)}
+	copies := files.Service{Bulk: bulk.New(root.Upper)}
+	handlers := stream.Handlers{"forward": root.onceWhole(forward.Handle), "files": root.onceWhole(copies.Handle)}
 	go func() { failed <- handlers.Serve(context.Background(), streams...) }()
 	return <-failed
-}
-
-// once returns a handler that refuses streams before a channel is closed.
-func once(entered <-chan struct{}, h stream.Handler) stream.Handler {
-	return func(ctx context.Context, s *stream.Stream) error {
-		select {
-		case <-entered:
-			return h(ctx, s)
-		default:
-			return fmt.Errorf("this microVM is a template, and has no disks yet: %w", unix.EAGAIN)
-		}
-	}
 }
 
 // listen opens the channels that this microVM has, with a listener for control and one for streams on each. The serial port

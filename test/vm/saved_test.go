@@ -259,16 +259,39 @@ func (s *subject) sh(script string) string {
 // TestTemplateStart starts two sandboxes at once from one template, with disks of other sizes than the template's, and of other kinds.
 func TestTemplateStart(t *testing.T) {
 	l := newLab(t)
-	began := time.Now()
 	spare := sandbox.Spare{}
 	_, saved := l.template(spare, spare, sandbox.Spare{ReadOnly: true})
-	t.Logf("template taken in %v", time.Since(began))
+	l.startBoth(saved, func() sandbox.Disk { return l.upper(96) })
+}
+
+// TestTemplateStartMounted does the same with a template that has an upper disk mounted, of which each sandbox gets a copy.
+func TestTemplateStartMounted(t *testing.T) {
+	l := newLab(t)
+	spec := l.base
+	upper := l.upper(96)
+	spec.Disks = append(spec.Disks[:1:1], upper)
+	spec.Spares = []sandbox.Spare{{ReadOnly: true}, {}}
+	s := l.launch("template", spec)
+	saved := s.save()
+	s.end()
+	saved = s.finish(saved)
+	l.startBoth(saved, func() sandbox.Disk {
+		l.count++
+		copied := upper
+		copied.Path += fmt.Sprint("-", l.count)
+		l.check(disk.Copy(l.ctx, copied.Path, upper.Path, 0o600))
+		return copied
+	})
+}
+
+func (l *lab) startBoth(saved *sandbox.SavedState, upper func() sandbox.Disk) {
+	t := l.t
 	var names []string
 	for _, name := range []string{"one", "two"} {
 		began := time.Now()
 		volume := l.upper(64)
 		volume.Role, volume.MountPoint = sandbox.VolumeRole(0), "/data"
-		disks := []sandbox.Disk{l.upper(96), l.workspace(map[string]string{"file": name})}
+		disks := []sandbox.Disk{upper(), l.workspace(map[string]string{"file": name})}
 		if name == "two" {
 			disks = append(disks, volume)
 		}

@@ -30,20 +30,22 @@ func Begin() (Params, error) {
 	return ParseCmdline(string(line))
 }
 
-// Where disks are mounted in the initramfs; the directories are in it (package initramfs of the host).
+// Where disks are mounted in the initramfs; the directories are in it (package initramfs of the host). They are found from its
+// root as the working directory, also when that is not this process's root any more.
 const (
-	lowerDir   = "/lower"
-	upperDir   = "/upper"
-	projectDir = "/project"
-	newRoot    = "/root"
+	lowerDir   = "lower"
+	upperDir   = "upper"
+	projectDir = "project"
+	newRoot    = "root"
 )
 
-// Mounts are the file systems that are mounted outside the new root. There are none before Root.
+// Mounts are the file systems of a sandbox. Image, Root and Attach are called in this order, each once.
 type Mounts struct {
+	outside int // the initramfs's root directory
 	upper   int // the upper disk's root directory, O_PATH
+	rooted  atomic.Bool
 	volumes []volume
 	devices map[string]string // names in /dev of the disks, by their roles
-	root    atomic.Bool       // Root is done
 }
 
 // Upper returns a descriptor of the upper disk's root directory.
@@ -58,7 +60,7 @@ func (m *Mounts) Own(path string) bool {
 
 // Writable returns descriptors of the root directories of all that can be written to, the upper disk last.
 func (m *Mounts) Writable() []int {
-	if !m.root.Load() {
+	if !m.rooted.Load() {
 		return nil
 	}
 	var list []int
@@ -72,59 +74,97 @@ func (m *Mounts) Writable() []int {
 
 // Image mounts the image.
 func (m *Mounts) Image(p Params) (err error) {
+	if m.outside, err = unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("open the initramfs: %w", err)
+	}
 	if m.devices, err = p.devices(); err != nil {
 		return err
 	}
-	return mountDisk(p, m.devices, roleRoot, lowerDir)
+	return m.fromOutside(func() error { return mountDisk(p, m.devices, roleRoot, lowerDir) })
 }
 
-// Root lays the upper disk over the image, which is mounted, and the project under /workspace when there is one, and makes it the
-// root of this process and of all that it starts. Volumes are mounted outside of it, and shown in it. What System has mounted
+// Find finds disks that came into the places of others since Image.
+func (m *Mounts) Find(p Params) (err error) {
+	if m.devices, err = p.devices(); err != nil {
+		return err
+	}
+	return p.fit(m.devices)
+}
+
+// Top is the root of the image's file system as it is now: before Root it has no upper disk.
+func (m *Mounts) Top() string {
+	if m.rooted.Load() {
+		return "/"
+	}
+	return "/" + lowerDir
+}
+
+// fromOutside calls f while the working directory is the initramfs's root.
+func (m *Mounts) fromOutside(f func() error) error {
+	if err := unix.Fchdir(m.outside); err != nil {
+		return fmt.Errorf("go to the initramfs: %w", err)
+	}
+	err := f()
+	if back := unix.Chdir("/"); err == nil && back != nil {
+		err = fmt.Errorf("leave the initramfs: %w", back)
+	}
+	return err
+}
+
+// HasUpper reports whether the upper disk is there.
+func (p Params) HasUpper() bool { _, ok := p.disk(roleUpper); return ok }
+
+// Root lays the upper disk over the image and makes it the root of this process and of all that it starts. What System has mounted
 // comes along. The initramfs is left behind mounted: all that is in it is this program.
 func (m *Mounts) Root(p Params) error {
-	disks, err := m.devices, error(nil)
-	if p.Template { // others are there by now
-		if disks, err = p.devices(); err != nil {
+	err := m.fromOutside(func() error {
+		if err := mountDisk(p, m.devices, roleUpper, upperDir); err != nil {
 			return err
 		}
-		if err := p.fit(disks); err != nil {
-			return err
+		var err error
+		if m.upper, err = unix.Open(upperDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+			return fmt.Errorf("open the upper disk: %w", err)
 		}
-	}
-	if err := mountDisk(p, disks, roleUpper, upperDir); err != nil {
+		return overlay("root", lowerDir, newRoot)
+	})
+	if err != nil {
 		return err
-	}
-	if err := overlay("root", lowerDir, newRoot); err != nil {
-		return err
-	}
-	if _, ok := p.disk(roleWorkspace); ok {
-		if err := mountDisk(p, disks, roleWorkspace, projectDir); err != nil {
-			return err
-		}
-		if err := makeDir(newRoot+"/workspace", 0o755); err != nil {
-			return err
-		}
-		if err := overlay("workspace", projectDir, newRoot+"/workspace"); err != nil {
-			return err
-		}
-	}
-	if m.volumes, err = mountVolumes(p, disks); err != nil {
-		return err
-	}
-	if m.upper, err = unix.Open(upperDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
-		return fmt.Errorf("open %s: %w", upperDir, err)
 	}
 	luggage, err := pick(carried)
 	if err != nil {
 		return err
 	}
-	if err := enter(newRoot); err != nil {
+	if err := enter("/" + newRoot); err != nil {
 		return err
 	}
 	if err := luggage.put(); err != nil {
 		return err
 	}
-	m.root.Store(true)
+	m.rooted.Store(true)
+	return nil
+}
+
+// Attach lays the project under /workspace, when there is one, and shows the volumes, which are mounted outside of the root.
+func (m *Mounts) Attach(p Params) error {
+	err := m.fromOutside(func() error {
+		if _, ok := p.disk(roleWorkspace); ok {
+			if err := mountDisk(p, m.devices, roleWorkspace, projectDir); err != nil {
+				return err
+			}
+			if err := makeDir("/workspace", 0o755); err != nil {
+				return err
+			}
+			if err := overlay("workspace", projectDir, "/workspace"); err != nil {
+				return err
+			}
+		}
+		var err error
+		m.volumes, err = mountVolumes(p, m.devices)
+		return err
+	})
+	if err != nil {
+		return err
+	}
 	return m.showVolumes()
 }
 
@@ -240,7 +280,7 @@ func findDisks(block string) (map[string]string, error) {
 // overlay mounts lower with a directory of the upper disk over it: Documentation/filesystems/overlayfs.rst of Linux. Whole
 // directories can be renamed in it, as on any other file system.
 func overlay(name, lower, target string) error {
-	dir := filepath.Join(upperDir, name)
+	dir := upperDir + "/" + name
 	upper, work := dir+"/upper", dir+"/work"
 	if err := makeDir(dir, 0o700); err != nil {
 		return err

@@ -49,7 +49,7 @@ func ParseCmdline(line string) (Params, error) {
 		case "agentkernel.template":
 			p.Template = true
 		case "agentkernel.disk":
-			if err := p.addDisk(value, 0, false); err != nil {
+			if err := p.addDisk(value); err != nil {
 				return Params{}, fmt.Errorf("read the kernel parameter %s: %w", word, err)
 			}
 		}
@@ -57,23 +57,36 @@ func ParseCmdline(line string) (Params, error) {
 	return p, nil
 }
 
-func (p *Params) addDisk(value string, size uint64, rebind bool) error {
-	d, ok := parseDisk(value)
-	if !ok {
-		return errors.New("it is not agentkernel.disk=<role>:<erofs|squashfs|ext4>:<ro|rw>[:<device>[:<mount point>]]")
+func (p *Params) addDisk(value string) error {
+	d, err := readDisk(value)
+	if err != nil {
+		return err
 	}
 	if _, ok := p.disk(d.Role); ok {
 		return fmt.Errorf("there are two disks %s", d.Role)
 	}
-	d.Size, d.Rebind = size, rebind
 	p.Disks = append(p.Disks, d)
 	return nil
 }
 
-// AddDisk adds a disk that a template is given. value is that of the parameter agentkernel.disk, and size is in bytes, or 0.
+func readDisk(value string) (Disk, error) {
+	d, ok := parseDisk(value)
+	if !ok {
+		return d, errors.New("it is not agentkernel.disk=<role>:<erofs|squashfs|ext4>:<ro|rw>[:<device>[:<mount point>]]")
+	}
+	return d, nil
+}
+
+// AddDisk adds a disk that a template is given, unless it has one of that role. value is that of the parameter agentkernel.disk,
+// and size is in bytes, or 0.
 func (p *Params) AddDisk(value string, size uint64, rebind bool) error {
-	if err := p.addDisk(value, size, rebind); err != nil {
+	d, err := readDisk(value)
+	if err != nil {
 		return fmt.Errorf("the host gave the disk %q: %w", value, err)
+	}
+	if _, ok := p.disk(d.Role); !ok {
+		d.Size, d.Rebind = size, rebind
+		p.Disks = append(p.Disks, d)
 	}
 	return nil
 }

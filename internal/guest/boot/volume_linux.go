@@ -13,7 +13,7 @@ import (
 
 // volumesDir has a directory for each volume, outside the new root: what is done to a mount in the sandbox, a lazy unmount
 // for one, leaves the way open to make the file system clean in the end.
-const volumesDir = "/volumes"
+const volumesDir = "volumes"
 
 // volume is one that is mounted outside the new root.
 type volume struct {

@@ -57,6 +57,24 @@ func TestMachineID(t *testing.T) {
 	}
 }
 
+// TestTemplateID checks that the file of a template is changed and not made anew, and that nothing is left of its name.
+func TestTemplateID(t *testing.T) {
+	root := t.TempDir()
+	path := root + "/etc/machine-id"
+	put(t, path, templateID+"\n")
+	before, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := SetMachineID(root, strings.Repeat("a", 32)); err != nil {
+		t.Fatal(err)
+	}
+	has(t, path, strings.Repeat("a", 32)+"\n")
+	if after, err := os.Stat(path); err != nil || !os.SameFile(before, after) {
+		t.Error("it is another file", err)
+	}
+}
+
 func TestNames(t *testing.T) {
 	etc := t.TempDir() + "/etc"
 	if err := writeNames(etc, unnamed, "one"); err != nil {
@@ -70,6 +88,10 @@ func TestNames(t *testing.T) {
 	has(t, etc+"/hostname", "two\n")
 	has(t, etc+"/hosts", "127.0.0.1\tmine one\n")
 	has(t, etc+"/resolv.conf", "")
+	if err := writeNames(etc, "two", "x"); err != nil {
+		t.Fatal(err)
+	}
+	has(t, etc+"/hostname", "x\n")
 }
 
 func TestRemoveHostKeys(t *testing.T) {

@@ -49,7 +49,7 @@ func writeNames(etc, old, hostname string) error {
 		path := filepath.Join(etc, name)
 		if old != unnamed {
 			if have, err := os.ReadFile(path); err == nil && string(have) == text(old) {
-				if err := os.WriteFile(path, []byte(text(hostname)), 0o644); err != nil {
+				if err := overwrite(path, text(old), text(hostname)); err != nil {
 					return fmt.Errorf("write the host name: %w", err)
 				}
 				continue
@@ -58,6 +58,25 @@ func writeNames(etc, old, hostname string) error {
 		if err := writeMissing(path, text(hostname)); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// overwrite gives a file another text in place. To make it anew, or to shorten it first, takes a file system several times as long.
+func overwrite(path, old, text string) error {
+	if old == text {
+		return nil
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.WriteString(text); err != nil {
+		return err
+	}
+	if len(text) < len(old) {
+		return f.Truncate(int64(len(text)))
 	}
 	return nil
 }
@@ -81,6 +100,30 @@ func writeMissing(path, text string) error {
 	return nil
 }
 
+// What a template is called, and its machine id, until it is a sandbox.
+const (
+	templateName = "t"
+	templateID   = "agentkernel-template-machine-id-"
+)
+
+// NameTemplate makes the files that have a sandbox's names, so that they need only be changed when there is one.
+func NameTemplate(root string) error {
+	if err := SetHostname(root, templateName); err != nil {
+		return err
+	}
+	path := filepath.Join(root, "etc/machine-id")
+	if text, err := os.ReadFile(path); err == nil && len(text) > 0 {
+		return nil // the image has one, which is replaced
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("write the machine id: %w", err)
+	}
+	if err := os.WriteFile(path, []byte(templateID+"\n"), 0o444); err != nil {
+		return fmt.Errorf("write the machine id: %w", err)
+	}
+	return nil
+}
+
 // machineIDs are the files that have it: machine-id(5), and where D-Bus looks for its own.
 var machineIDs = []struct {
 	path   string
@@ -97,6 +140,12 @@ func SetMachineID(root, id string) error {
 		path := filepath.Join(root, f.path)
 		have, err := os.ReadFile(path)
 		if err == nil && string(have) == id+"\n" || err != nil && !f.needed {
+			continue
+		}
+		if err == nil && string(have) == templateID+"\n" { // nobody else has the file
+			if err := overwrite(path, templateID+"\n", id+"\n"); err != nil {
+				return fmt.Errorf("write the machine id: %w", err)
+			}
 			continue
 		}
 		next := path + ".agentkernel"
