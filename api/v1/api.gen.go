@@ -282,6 +282,7 @@ func (e FileInfoType) Valid() bool {
 const (
 	HygieneFromBoot     HygieneFrom = "boot"
 	HygieneFromItself   HygieneFrom = "itself"
+	HygieneFromPool     HygieneFrom = "pool"
 	HygieneFromSnapshot HygieneFrom = "snapshot"
 	HygieneFromTemplate HygieneFrom = "template"
 )
@@ -292,6 +293,8 @@ func (e HygieneFrom) Valid() bool {
 	case HygieneFromBoot:
 		return true
 	case HygieneFromItself:
+		return true
+	case HygieneFromPool:
 		return true
 	case HygieneFromSnapshot:
 		return true
@@ -864,6 +867,32 @@ type Parent struct {
 	Snapshot *string `json:"snapshot,omitempty"`
 }
 
+// Pool defines model for Pool.
+type Pool struct {
+	Images []PoolImage `json:"images"`
+
+	// Max How many there may be in all
+	Max int `json:"max"`
+
+	// OnHold Why none is made now
+	OnHold *string `json:"on_hold,omitempty"`
+
+	// Size How many are to be ready for each image
+	Size int `json:"size"`
+}
+
+// PoolImage defines model for PoolImage.
+type PoolImage struct {
+	// Error Why the last attempt failed
+	Error  *string `json:"error,omitempty"`
+	Image  string  `json:"image"`
+	Making bool    `json:"making"`
+	Ready  int     `json:"ready"`
+
+	// RetryAt When the next one is due
+	RetryAt *time.Time `json:"retry_at,omitempty"`
+}
+
 // Port A port of the host that leads to a server in the sandbox while it runs; either guest_port or guest_socket
 type Port struct {
 	// GuestPort TCP port of the guest's loopback device
@@ -1085,6 +1114,28 @@ type Stats struct {
 
 	// Vmm The VMM on the host; absent where the host does not tell
 	Vmm *ProcessUsage `json:"vmm,omitempty"`
+}
+
+// Template A microVM that has booted an image, saved for starts to go on from
+type Template struct {
+	Arch      string    `json:"arch"`
+	CreatedAt time.Time `json:"created_at"`
+
+	// Disks That a sandbox has: the image, its own, its project's, and its volumes
+	Disks  int    `json:"disks"`
+	Engine string `json:"engine"`
+	Id     string `json:"id"`
+
+	// Image As the first sandbox called it
+	Image       string `json:"image"`
+	ImageDigest string `json:"image_digest"`
+	Kernel      string `json:"kernel"`
+	MemoryMib   int    `json:"memory_mib"`
+
+	// SizeBytes That it takes of the host's disk
+	SizeBytes int64     `json:"size_bytes"`
+	UsedAt    time.Time `json:"used_at"`
+	Vcpus     int       `json:"vcpus"`
 }
 
 // Version defines model for Version.
@@ -1461,6 +1512,11 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/images/uses (the `ListImageUses` operationId).
 	ListImageUses(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// GetPool How many microVMs are ready for sandboxes that are made later
+	//
+	// Corresponds with GET /v1/pool (the `GetPool` operationId).
+	GetPool(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListSandboxes All sandboxes, by name
 	//
 	// Corresponds with GET /v1/sandboxes (the `ListSandboxes` operationId).
@@ -1697,7 +1753,8 @@ type ClientInterface interface {
 	// StartSandbox Start the microVM; returns when the guest agent answers
 	//
 	// Starting a running sandbox is not an error and does nothing. A suspended one, and one that was made from a snapshot and not started yet,
-	// goes on from what was saved; others boot.
+	// goes on from what was saved. Others go on from a template of their kernel, image and size, which is taken if there is none, or boot where
+	// that cannot be had.
 	//
 	// Corresponds with POST /v1/sandboxes/{name}/start (the `StartSandbox` operationId).
 	StartSandbox(ctx context.Context, name Name, params *StartSandboxParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -1750,6 +1807,18 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /v1/snapshots/{snapshot} (the `GetSnapshot` operationId).
 	GetSnapshot(ctx context.Context, snapshot string, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListTemplates All templates, the last used first
+	//
+	// Corresponds with GET /v1/templates (the `ListTemplates` operationId).
+	ListTemplates(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RemoveTemplate Delete a template; the next start that could use it takes another
+	//
+	// Running sandboxes that came of it go on.
+	//
+	// Corresponds with DELETE /v1/templates/{template} (the `RemoveTemplate` operationId).
+	RemoveTemplate(ctx context.Context, template string, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetVersion What answers here
 	//
@@ -1861,6 +1930,21 @@ func (c *Client) GetHost(ctx context.Context, reqEditors ...RequestEditorFn) (*h
 // Corresponds with GET /v1/images/uses (the `ListImageUses` operationId).
 func (c *Client) ListImageUses(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListImageUsesRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetPool How many microVMs are ready for sandboxes that are made later
+//
+// Corresponds with GET /v1/pool (the `GetPool` operationId).
+func (c *Client) GetPool(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetPoolRequest(c.Server)
 	if err != nil {
 		return nil, err
 	}
@@ -2407,7 +2491,8 @@ func (c *Client) CreateSnapshot(ctx context.Context, name Name, body CreateSnaps
 // StartSandbox Start the microVM; returns when the guest agent answers
 //
 // Starting a running sandbox is not an error and does nothing. A suspended one, and one that was made from a snapshot and not started yet,
-// goes on from what was saved; others boot.
+// goes on from what was saved. Others go on from a template of their kernel, image and size, which is taken if there is none, or boot where
+// that cannot be had.
 //
 // Corresponds with POST /v1/sandboxes/{name}/start (the `StartSandbox` operationId).
 func (c *Client) StartSandbox(ctx context.Context, name Name, params *StartSandboxParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -2531,6 +2616,38 @@ func (c *Client) RemoveSnapshot(ctx context.Context, snapshot string, reqEditors
 // Corresponds with GET /v1/snapshots/{snapshot} (the `GetSnapshot` operationId).
 func (c *Client) GetSnapshot(ctx context.Context, snapshot string, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetSnapshotRequest(c.Server, snapshot)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListTemplates All templates, the last used first
+//
+// Corresponds with GET /v1/templates (the `ListTemplates` operationId).
+func (c *Client) ListTemplates(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListTemplatesRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RemoveTemplate Delete a template; the next start that could use it takes another
+//
+// Running sandboxes that came of it go on.
+//
+// Corresponds with DELETE /v1/templates/{template} (the `RemoveTemplate` operationId).
+func (c *Client) RemoveTemplate(ctx context.Context, template string, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRemoveTemplateRequest(c.Server, template)
 	if err != nil {
 		return nil, err
 	}
@@ -2845,6 +2962,33 @@ func NewListImageUsesRequest(server string) (*http.Request, error) {
 	}
 
 	operationPath := fmt.Sprintf("/v1/images/uses")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetPoolRequest constructs an http.Request for the GetPool method
+func NewGetPoolRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/pool")
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -4826,6 +4970,67 @@ func NewGetSnapshotRequest(server string, snapshot string) (*http.Request, error
 	return req, nil
 }
 
+// NewListTemplatesRequest constructs an http.Request for the ListTemplates method
+func NewListTemplatesRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/templates")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewRemoveTemplateRequest constructs an http.Request for the RemoveTemplate method
+func NewRemoveTemplateRequest(server string, template string) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "template", template, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/templates/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewGetVersionRequest constructs an http.Request for the GetVersion method
 func NewGetVersionRequest(server string) (*http.Request, error) {
 	var err error
@@ -5074,6 +5279,13 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/images/uses (the `ListImageUses` operationId).
 	ListImageUsesWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListImageUsesResponse, error)
+
+	// GetPoolWithResponse How many microVMs are ready for sandboxes that are made later
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/pool (the `GetPool` operationId).
+	GetPoolWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetPoolResponse, error)
 
 	// ListSandboxesWithResponse All sandboxes, by name
 	//
@@ -5355,7 +5567,8 @@ type ClientWithResponsesInterface interface {
 	// StartSandboxWithResponse Start the microVM; returns when the guest agent answers
 	//
 	// Starting a running sandbox is not an error and does nothing. A suspended one, and one that was made from a snapshot and not started yet,
-	// goes on from what was saved; others boot.
+	// goes on from what was saved. Others go on from a template of their kernel, image and size, which is taken if there is none, or boot where
+	// that cannot be had.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -5424,6 +5637,22 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/snapshots/{snapshot} (the `GetSnapshot` operationId).
 	GetSnapshotWithResponse(ctx context.Context, snapshot string, reqEditors ...RequestEditorFn) (*GetSnapshotResponse, error)
+
+	// ListTemplatesWithResponse All templates, the last used first
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/templates (the `ListTemplates` operationId).
+	ListTemplatesWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListTemplatesResponse, error)
+
+	// RemoveTemplateWithResponse Delete a template; the next start that could use it takes another
+	//
+	// Running sandboxes that came of it go on.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /v1/templates/{template} (the `RemoveTemplate` operationId).
+	RemoveTemplateWithResponse(ctx context.Context, template string, reqEditors ...RequestEditorFn) (*RemoveTemplateResponse, error)
 
 	// GetVersionWithResponse What answers here
 	//
@@ -5683,6 +5912,54 @@ func (r ListImageUsesResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ListImageUsesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetPoolResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Pool
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetPoolResponse) GetJSON200() *Pool {
+	return r.JSON200
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r GetPoolResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetPoolResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetPoolResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetPoolResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetPoolResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -7271,6 +7548,95 @@ func (r GetSnapshotResponse) ContentType() string {
 	return ""
 }
 
+type ListTemplatesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *[]Template
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListTemplatesResponse) GetJSON200() *[]Template {
+	return r.JSON200
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r ListTemplatesResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListTemplatesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListTemplatesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListTemplatesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListTemplatesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RemoveTemplateResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r RemoveTemplateResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RemoveTemplateResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RemoveTemplateResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RemoveTemplateResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RemoveTemplateResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type GetVersionResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -7575,6 +7941,19 @@ func (c *ClientWithResponses) ListImageUsesWithResponse(ctx context.Context, req
 		return nil, err
 	}
 	return ParseListImageUsesResponse(rsp)
+}
+
+// GetPoolWithResponse How many microVMs are ready for sandboxes that are made later
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/pool (the `GetPool` operationId).
+func (c *ClientWithResponses) GetPoolWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetPoolResponse, error) {
+	rsp, err := c.GetPool(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetPoolResponse(rsp)
 }
 
 // ListSandboxesWithResponse All sandboxes, by name
@@ -8037,7 +8416,8 @@ func (c *ClientWithResponses) CreateSnapshotWithResponse(ctx context.Context, na
 // StartSandboxWithResponse Start the microVM; returns when the guest agent answers
 //
 // Starting a running sandbox is not an error and does nothing. A suspended one, and one that was made from a snapshot and not started yet,
-// goes on from what was saved; others boot.
+// goes on from what was saved. Others go on from a template of their kernel, image and size, which is taken if there is none, or boot where
+// that cannot be had.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -8153,6 +8533,34 @@ func (c *ClientWithResponses) GetSnapshotWithResponse(ctx context.Context, snaps
 		return nil, err
 	}
 	return ParseGetSnapshotResponse(rsp)
+}
+
+// ListTemplatesWithResponse All templates, the last used first
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/templates (the `ListTemplates` operationId).
+func (c *ClientWithResponses) ListTemplatesWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListTemplatesResponse, error) {
+	rsp, err := c.ListTemplates(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListTemplatesResponse(rsp)
+}
+
+// RemoveTemplateWithResponse Delete a template; the next start that could use it takes another
+//
+// Running sandboxes that came of it go on.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /v1/templates/{template} (the `RemoveTemplate` operationId).
+func (c *ClientWithResponses) RemoveTemplateWithResponse(ctx context.Context, template string, reqEditors ...RequestEditorFn) (*RemoveTemplateResponse, error) {
+	rsp, err := c.RemoveTemplate(ctx, template, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRemoveTemplateResponse(rsp)
 }
 
 // GetVersionWithResponse What answers here
@@ -8365,6 +8773,39 @@ func ParseListImageUsesResponse(rsp *http.Response) (*ListImageUsesResponse, err
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest ImageUseList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetPoolResponse parses an HTTP response from a GetPoolWithResponse call
+func ParseGetPoolResponse(rsp *http.Response) (*GetPoolResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetPoolResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Pool
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -9478,6 +9919,68 @@ func ParseGetSnapshotResponse(rsp *http.Response) (*GetSnapshotResponse, error) 
 	return response, nil
 }
 
+// ParseListTemplatesResponse parses an HTTP response from a ListTemplatesWithResponse call
+func ParseListTemplatesResponse(rsp *http.Response) (*ListTemplatesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListTemplatesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest []Template
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRemoveTemplateResponse parses an HTTP response from a RemoveTemplateWithResponse call
+func ParseRemoveTemplateResponse(rsp *http.Response) (*RemoveTemplateResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RemoveTemplateResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseGetVersionResponse parses an HTTP response from a GetVersionWithResponse call
 func ParseGetVersionResponse(rsp *http.Response) (*GetVersionResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -9656,6 +10159,9 @@ type ServerInterface interface {
 	// ListImageUses Who needs which image
 	// (GET /v1/images/uses)
 	ListImageUses(w http.ResponseWriter, r *http.Request)
+	// GetPool How many microVMs are ready for sandboxes that are made later
+	// (GET /v1/pool)
+	GetPool(w http.ResponseWriter, r *http.Request)
 	// ListSandboxes All sandboxes, by name
 	// (GET /v1/sandboxes)
 	ListSandboxes(w http.ResponseWriter, r *http.Request)
@@ -9761,6 +10267,12 @@ type ServerInterface interface {
 	// GetSnapshot One snapshot
 	// (GET /v1/snapshots/{snapshot})
 	GetSnapshot(w http.ResponseWriter, r *http.Request, snapshot string)
+	// ListTemplates All templates, the last used first
+	// (GET /v1/templates)
+	ListTemplates(w http.ResponseWriter, r *http.Request)
+	// RemoveTemplate Delete a template; the next start that could use it takes another
+	// (DELETE /v1/templates/{template})
+	RemoveTemplate(w http.ResponseWriter, r *http.Request, template string)
 	// GetVersion What answers here
 	// (GET /v1/version)
 	GetVersion(w http.ResponseWriter, r *http.Request)
@@ -9925,6 +10437,20 @@ func (siw *ServerInterfaceWrapper) ListImageUses(w http.ResponseWriter, r *http.
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListImageUses(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetPool operation middleware
+func (siw *ServerInterfaceWrapper) GetPool(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetPool(w, r)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -11424,6 +11950,46 @@ func (siw *ServerInterfaceWrapper) GetSnapshot(w http.ResponseWriter, r *http.Re
 	handler.ServeHTTP(w, r)
 }
 
+// ListTemplates operation middleware
+func (siw *ServerInterfaceWrapper) ListTemplates(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListTemplates(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RemoveTemplate operation middleware
+func (siw *ServerInterfaceWrapper) RemoveTemplate(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "template" -------------
+	var template string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "template", r.PathValue("template"), &template, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "template", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RemoveTemplate(w, r, template)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // GetVersion operation middleware
 func (siw *ServerInterfaceWrapper) GetVersion(w http.ResponseWriter, r *http.Request) {
 
@@ -11679,6 +12245,9 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/snapshots", wrapper.ListSnapshots)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v1/snapshots/{snapshot}", wrapper.RemoveSnapshot)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/snapshots/{snapshot}", wrapper.GetSnapshot)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/templates", wrapper.ListTemplates)
+	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v1/templates/{template}", wrapper.RemoveTemplate)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/pool", wrapper.GetPool)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/volumes", wrapper.ListVolumes)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/volumes", wrapper.CreateVolume)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v1/volumes/{volume}", wrapper.RemoveVolume)

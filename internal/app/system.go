@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"runtime"
+	"time"
 
 	apiv1 "github.com/agentkernel/agentkernel/api/v1"
 	"github.com/agentkernel/agentkernel/internal/config"
@@ -22,6 +23,7 @@ import (
 	"github.com/agentkernel/agentkernel/internal/kernel"
 	"github.com/agentkernel/agentkernel/internal/manager"
 	"github.com/agentkernel/agentkernel/internal/paths"
+	"github.com/agentkernel/agentkernel/internal/pressure"
 	"github.com/agentkernel/agentkernel/internal/project"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 	"github.com/agentkernel/agentkernel/internal/snapshot"
@@ -85,10 +87,19 @@ func build(dirs paths.Dirs, log *slog.Logger) (*system, error) {
 		return nil, err
 	}
 	engine := newEngine(dirs, user, log)
+	var templates *snapshot.Shared
+	if user.Templates.MaxSizeMiB > 0 {
+		if templates, err = snapshot.OpenShared(dirs.Templates()); err != nil {
+			return nil, err
+		}
+	}
 	return &system{
 		info: info, engine: engine,
 		manager: manager.New(manager.Deps{
 			Log: log, Store: sandboxes, Volumes: volumes, Snapshots: snapshots, Engine: engine, RuntimeDir: dirs.Runtime,
+			Templates: templates, TemplateBytes: int64(user.Templates.MaxSizeMiB) << 20, TemplateAge: time.Duration(user.Templates.MaxAgeDays) * 24 * time.Hour,
+			ChooseEngine: engine.Chosen,
+			Pool:         manager.Pool{Size: user.Pool.Size, Max: user.Pool.Max, Images: config.PoolImages(user.Pool)}, AvailableMiB: pressure.AvailableMiB, WatchMemory: pressure.Watch,
 			Host: sandbox.Host{MemoryMiB: info.MemoryMiB}, HostArch: hostArch(),
 			HoldImages:   images.Hold,
 			ResolveImage: images.Resolve,

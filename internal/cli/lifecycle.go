@@ -45,8 +45,8 @@ func startCommand(e *env) *cobra.Command {
 	var cold bool
 	cmd := &cobra.Command{
 		Use: "start NAME…", Short: "Start the microVM of a sandbox and wait until it is ready", Args: cobra.MinimumNArgs(1),
-		Long: "Boot the microVM of a sandbox and wait until it is ready. A suspended sandbox, and one that was made from a snapshot and not started yet,\n" +
-			"goes on from what was saved instead.",
+		Long: "Start the microVM of a sandbox and wait until it is ready. A suspended sandbox, and one that was made from a snapshot and not started yet,\n" +
+			"goes on from what was saved. Another goes on from a template: a microVM that has booted the same image before (agentkernel template).",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return e.each(cmd.Context(), args, func(c *client.Client, name string) (any, error) {
 				return c.Start(cmd.Context(), name, client.StartOptions{Timeout: timeout, Cold: cold})

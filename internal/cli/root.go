@@ -133,6 +133,8 @@ func subcommands() []subcommand {
 		{"build", "kernel", kernelCommand},
 		{"build", "image", imageCommand},
 		{"build", "volume", volumeCommand},
+		{"build", "template", templateCommand},
+		{"build", "pool", poolCommand},
 		{"system", "setup", setupCommand},
 		{"system", "doctor", doctorCommand},
 		{"system", "daemon", daemonCommand},

@@ -17,6 +17,7 @@ func runCommand(e *env) *cobra.Command {
 	var create createFlags
 	var exec execFlags
 	var entrypoint string
+	var cold bool
 	cmd := &cobra.Command{
 		Use: "run [flags] [--] [COMMAND] [ARG…]", Short: "Create a sandbox, run one command in it, and remove it",
 		Long: "Create a sandbox, run one command in it, and remove it. As with docker run, a container image's ENTRYPOINT comes before the\n" +
@@ -35,11 +36,12 @@ func runCommand(e *env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return e.run(cmd.Context(), req, start, own, &exec)
+			return e.run(cmd.Context(), req, cold, start, own, &exec)
 		},
 	}
 	create.register(cmd)
 	exec.register(cmd)
+	cmd.Flags().BoolVar(&cold, "cold", false, "boot, whatever template or ready microVM there is")
 	cmd.Flags().StringVar(&entrypoint, "entrypoint", "", "program in place of the image's ENTRYPOINT and CMD; empty for none")
 	return cmd
 }
@@ -72,7 +74,7 @@ func command(sb client.Sandbox, entrypoint *string, args []string) ([]string, er
 	return argv, nil
 }
 
-func (e *env) run(ctx context.Context, req client.CreateRequest, start client.ExecStart, entrypoint *string, f *execFlags) (err error) {
+func (e *env) run(ctx context.Context, req client.CreateRequest, cold bool, start client.ExecStart, entrypoint *string, f *execFlags) (err error) {
 	sb, err := e.create(ctx, req)
 	if err != nil {
 		return err
@@ -91,7 +93,7 @@ func (e *env) run(ctx context.Context, req client.CreateRequest, start client.Ex
 	if start.Argv, err = command(sb, entrypoint, start.Argv); err != nil {
 		return err
 	}
-	if _, err := c.Start(ctx, sb.Name, client.StartOptions{}); err != nil {
+	if _, err := c.Start(ctx, sb.Name, client.StartOptions{Cold: cold}); err != nil {
 		return err
 	}
 	return e.exec(c, sb.Name, start, f)

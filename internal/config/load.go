@@ -30,7 +30,7 @@ func Load(path string) (File, error) {
 	if err != nil {
 		return File{}, openError(path, err)
 	}
-	f, places, problems := parse(data, path, projectSchema())
+	f, places, problems := parse(data, path, projectSchema(), File{})
 	wrong := func(key, reason string) {
 		at := places.value([]string{"sandbox", key})
 		problems = Problems{{File: path, Line: at.Line, Column: at.Column, Message: reason}}

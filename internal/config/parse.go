@@ -20,15 +20,15 @@ const maxSize = 64 << 10
 //
 // A path in rootfs is judged by its letters alone here; Load follows it.
 func Parse(data []byte, filename string) (File, error) {
-	f, _, problems := parse(data, filename, projectSchema())
+	f, _, problems := parse(data, filename, projectSchema(), File{})
 	if err := problems.err(); err != nil {
 		return File{}, err
 	}
 	return f, nil
 }
 
-// parse reads a file of any kind.
-func parse[T any](data []byte, filename string, s schema[T]) (file T, _ places, _ Problems) {
+// parse reads a file of any kind: what it says takes the place of what file has.
+func parse[T any](data []byte, filename string, s schema[T], file T) (_ T, _ places, _ Problems) {
 	if len(data) > maxSize {
 		return file, nil, Problems{{File: filename, Message: fmt.Sprintf("it has more than %d bytes", maxSize)}}
 	}
@@ -42,7 +42,7 @@ func parse[T any](data []byte, filename string, s schema[T]) (file T, _ places, 
 		}
 		return file, nil, Problems{p}
 	}
-	r := reader[T]{filename: filename, places: locate(data), schema: s}
+	r := reader[T]{filename: filename, places: locate(data), schema: s, file: file}
 	r.document(doc)
 	return r.file, r.places, r.problems
 }

@@ -18,6 +18,8 @@ type User struct {
 	Engine string
 	// RequireJailer refuses to start a VMM that is not under Firecracker's jailer.
 	RequireJailer bool
+	Templates     Templates
+	Pool          Pool
 	// Mirrors of registries, which are tried first: registry=mirror pairs with commas between them.
 	Mirrors string
 	// AllowProjects are directories, with commas between them, whose projects may have their Dockerfiles built without a question.
@@ -36,6 +38,46 @@ func (u User) MayBuild(project string) bool {
 		}
 	}
 	return false
+}
+
+// Templates are the bounds of what is kept of saved microVMs that starts go on from.
+type Templates struct {
+	MaxSizeMiB int // of all together; 0: there are none, and every start boots
+	MaxAgeDays int // since it was last used
+}
+
+// Pool says how many microVMs wait for sandboxes.
+type Pool struct {
+	Size   int    // for each image
+	Max    int    // in all
+	Images string // names, with commas between them
+}
+
+// defaults are what holds where the file says nothing.
+func defaults() User {
+	return User{Engine: sandbox.EngineAuto, Templates: Templates{MaxSizeMiB: 4096, MaxAgeDays: 30}, Pool: Pool{Max: 16}}
+}
+
+// PoolImages are the names of p.Images.
+func PoolImages(p Pool) (names []string) {
+	for name := range strings.SplitSeq(p.Images, ",") {
+		if name = strings.TrimSpace(name); name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// number sets an integer that must be within bounds.
+func number(name string, low, high int64, set func(*User, int)) key[User] {
+	return key[User]{name, low, func(u *User, value any) string {
+		n := value.(int64)
+		if n < low || n > high {
+			return fmt.Sprintf("%s %d is out of bounds; use %d to %d", name, n, low, high)
+		}
+		set(u, int(n))
+		return ""
+	}}
 }
 
 func userSchema() schema[User] {
@@ -66,6 +108,21 @@ func userSchema() schema[User] {
 				return ""
 			}},
 		}},
+		{"templates", []key[User]{
+			number("max_size_mib", 0, 1<<30, func(u *User, n int) { u.Templates.MaxSizeMiB = n }),
+			number("max_age_days", 1, 3650, func(u *User, n int) { u.Templates.MaxAgeDays = n }),
+		}},
+		{"pool", []key[User]{
+			number("size", 0, 1000, func(u *User, n int) { u.Pool.Size = n }),
+			number("max", 0, 1000, func(u *User, n int) { u.Pool.Max = n }),
+			{"images", "base, python", func(u *User, value any) string {
+				u.Pool.Images = value.(string)
+				if len(PoolImages(u.Pool)) == 0 {
+					return fmt.Sprintf("images %.80q names none", value)
+				}
+				return ""
+			}},
+		}},
 		{"registry", []key[User]{
 			{"mirrors", "docker.io=mirror.example.com:5000", func(u *User, value any) string {
 				u.Mirrors = value.(string)
@@ -86,7 +143,7 @@ func userSchema() schema[User] {
 func LoadUser(path string) (User, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return User{Engine: sandbox.EngineAuto}, nil
+		return defaults(), nil
 	}
 	if err != nil {
 		return User{}, sandbox.Errorf(sandbox.Invalid, "", "read the configuration: %w", err)
@@ -96,12 +153,9 @@ func LoadUser(path string) (User, error) {
 	if err != nil {
 		return User{}, sandbox.Errorf(sandbox.Invalid, "", "read the configuration %s: %w", path, err)
 	}
-	u, _, problems := parse(data, path, userSchema())
+	u, _, problems := parse(data, path, userSchema(), defaults())
 	if err := problems.err(); err != nil {
 		return User{}, err
-	}
-	if u.Engine == "" {
-		u.Engine = sandbox.EngineAuto
 	}
 	return u, nil
 }

@@ -34,8 +34,9 @@ func (m *Manager) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Record
 	if err != nil {
 		return sandbox.Record{}, err
 	}
+	anyCID := spec.VsockCID == 0
 	spec.VsockCID = cid
-	rec, err := m.create(ctx, spec)
+	rec, pooled, err := m.create(ctx, spec, anyCID)
 
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -46,7 +47,12 @@ func (m *Manager) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Record
 		m.unnameVolumes(spec.Name, spec.Volumes)
 		return sandbox.Record{}, err
 	}
-	m.byName[spec.Name] = newBox(rec)
+	if rec.Spec.VsockCID != cid {
+		delete(m.cids, cid)
+	}
+	b := newBox(rec)
+	m.byName[spec.Name] = b
+	m.keepPooled(b, pooled)
 	m.moved(rec, "")
 	m.log.Info("created", "sandbox", spec.Name, "id", rec.ID, "image", rec.Image.Digest)
 	return rec, nil
@@ -77,13 +83,17 @@ func (m *Manager) reserve(spec sandbox.Spec) (cid uint32, err error) {
 	return cid, nil
 }
 
-func (m *Manager) create(ctx context.Context, spec sandbox.Spec) (rec sandbox.Record, err error) {
+func (m *Manager) create(ctx context.Context, spec sandbox.Spec, anyCID bool) (rec sandbox.Record, p *pooled, err error) {
 	image, err := m.claimImage(ctx, spec)
 	if err != nil {
-		return rec, err
+		return rec, nil, err
 	}
 	if image.Arch != "" && image.Arch != spec.Arch {
-		return rec, sandbox.Errorf(sandbox.Invalid, "choose an image of that architecture", "image %q is for %s, and the sandbox is to be %s", spec.Image, image.Arch, spec.Arch)
+		return rec, nil, sandbox.Errorf(sandbox.Invalid, "choose an image of that architecture", "image %q is for %s, and the sandbox is to be %s", spec.Image, image.Arch, spec.Arch)
+	}
+	if p := m.takePooled(spec, image, anyCID); p != nil {
+		rec, err := m.createPooled(spec, p)
+		return rec, p, err
 	}
 	rec = sandbox.Record{
 		Version: sandbox.RecordVersion, ID: newID(), Spec: spec, State: sandbox.Created, Image: image, CreatedAt: time.Now().UTC(),
@@ -93,7 +103,7 @@ func (m *Manager) create(ctx context.Context, spec sandbox.Spec) (rec sandbox.Re
 	}
 	dir, err := m.d.Store.Stage(rec.ID)
 	if err != nil {
-		return rec, err
+		return rec, nil, err
 	}
 	defer func() {
 		if err != nil {
@@ -101,16 +111,16 @@ func (m *Manager) create(ctx context.Context, spec sandbox.Spec) (rec sandbox.Re
 		}
 	}()
 	if err := m.d.CreateUpper(ctx, filepath.Join(dir, upperFile), spec.DiskMiB); err != nil {
-		return rec, fmt.Errorf("make the disk of sandbox %q: %w", spec.Name, err)
+		return rec, nil, fmt.Errorf("make the disk of sandbox %q: %w", spec.Name, err)
 	}
 	if spec.Project != "" {
 		left, err := m.d.PackProject(ctx, spec.Project, filepath.Join(dir, workspaceFile))
 		if err != nil {
-			return rec, fmt.Errorf("copy the project %s: %w", spec.Project, err)
+			return rec, nil, fmt.Errorf("copy the project %s: %w", spec.Project, err)
 		}
 		rec.Warnings = append(rec.Warnings, left...)
 	}
-	return rec, m.d.Store.Commit(rec)
+	return rec, nil, m.d.Store.Commit(rec)
 }
 
 // Remove deletes a sandbox. A running one is killed first when force is set, else it is an error.
@@ -126,6 +136,7 @@ func (m *Manager) Remove(ctx context.Context, name string, force bool) error {
 		return err
 	}
 	defer b.release()
+	m.endPooled(b)
 	rec := b.record()
 	b.mu.Lock()
 	machine := b.machine

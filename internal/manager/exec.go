@@ -31,8 +31,7 @@ type guest struct {
 
 // connect waits for the guest agent of the machine of rec to answer.
 func connect(ctx context.Context, machine sandbox.Machine, rec sandbox.Record) (*guest, error) {
-	id := guestrpc.Identity{Hostname: rec.Spec.Name, MachineID: sandbox.MachineID(rec.ID)}
-	g := &guest{machine: machine, identity: id, making: make(chan struct{}, 1)}
+	g := &guest{machine: machine, identity: identityOf(rec), making: make(chan struct{}, 1)}
 	g.life, g.end = context.WithCancelCause(context.Background())
 	client, err := g.control(ctx)
 	if err != nil {
@@ -40,6 +39,10 @@ func connect(ctx context.Context, machine sandbox.Machine, rec sandbox.Record) (
 	}
 	g.capabilities = client.Info().Capabilities
 	return g, nil
+}
+
+func identityOf(rec sandbox.Record) guestrpc.Identity {
+	return guestrpc.Identity{Hostname: rec.Spec.Name, MachineID: sandbox.MachineID(rec.ID)}
 }
 
 func (g *guest) dial(ctx context.Context) (conn guestrpc.Conn, err error) {

@@ -28,9 +28,10 @@ import (
 
 // fakeEngine keeps its VMMs in memory; like real ones they outlive the manager.
 type fakeEngine struct {
-	mu       sync.Mutex
-	vmms     map[string]*fakeVMM // by sandbox id
-	launches int
+	mu        sync.Mutex
+	vmms      map[string]*fakeVMM // by sandbox id
+	launches  int
+	templates int // microVMs that were booted to be one
 	// fails, when set, says what goes wrong: at a step of a machine or of the engine.
 	fails func(step string) error
 	// onLaunch, when set, decides about each launch.
@@ -106,14 +107,19 @@ type agent struct {
 	shutdown func()
 	asked    atomic.Bool // to shut down
 	frozen   atomic.Bool
+	template atomic.Bool  // it waits for disks
 	resumed  atomic.Int32 // the kind, when it was last resumed
 	step     func(string) error
 	stuck    bool // a shutdown is agreed to and does not happen
 }
 
 func (a *agent) Hello(_ context.Context, req *guestv1.HelloRequest) (*guestv1.HelloResponse, error) {
+	awaits := map[bool]guestv1.HelloResponse_Awaits{true: guestv1.HelloResponse_THAW}[a.frozen.Load()]
+	if a.template.Load() {
+		awaits = guestv1.HelloResponse_DISKS
+	}
 	return &guestv1.HelloResponse{Protocol: 1, AgentBuild: "fake", KernelRelease: "6.1.0-agentkernel", Arch: "x86_64", InitNs: 1e6, ReadyNs: 2e6,
-		Clock: &guestv1.Clock{UnixNano: req.GetUnixNano()}, Capabilities: []string{guestrpc.CloneCapability}, Awaits: map[bool]guestv1.HelloResponse_Awaits{true: guestv1.HelloResponse_THAW}[a.frozen.Load()]}, nil
+		Clock: &guestv1.Clock{UnixNano: req.GetUnixNano()}, Capabilities: []string{guestrpc.CloneCapability}, Awaits: awaits}, nil
 }
 
 func (a *agent) List(context.Context, *guestv1.ListRequest) (*guestv1.ListResponse, error) {
@@ -140,22 +146,44 @@ func (a *agent) Prepare(context.Context, *guestv1.PrepareRequest) (*guestv1.Prep
 
 func (a *agent) Resume(_ context.Context, req *guestv1.ResumeRequest) (*guestv1.ResumeResponse, error) {
 	a.cpu.wait(a.gone)
-	if err := a.step("thaw"); err != nil {
+	step := "thaw"
+	if req.GetKind() == guestv1.ResumeRequest_TEMPLATE {
+		step = "disks"
+	}
+	if err := a.step(step); err != nil {
 		return nil, err
 	}
 	a.resumed.Store(int32(req.GetKind()))
 	a.frozen.Store(false)
+	if req.GetKind() == guestv1.ResumeRequest_TEMPLATE && len(req.GetDisks()) > 0 {
+		a.template.Store(false)
+	}
 	return &guestv1.ResumeResponse{Clock: &guestv1.Clock{UnixNano: req.GetUnixNano()}}, nil
+}
+
+// Exec ends at once.
+func (a *agent) Exec(_ context.Context, s guestv1.Agent_ExecServer) error {
+	for _, r := range []*guestv1.ExecResponse{
+		{Msg: &guestv1.ExecResponse_Started{Started: &guestv1.ExecStarted{Pid: 9}}}, {Msg: &guestv1.ExecResponse_Exited{Exited: &guestv1.ExecExited{}}},
+	} {
+		if err := s.Send(r); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // memoryFile is all that a fake has in a saved state.
 const memoryFile = "memory"
 
+// templateMemory is the memory of a guest that waits for disks.
+const templateMemory = "template"
+
 func (m *fakeMachine) Save(_ context.Context, dir string) (s sandbox.SavedState, err error) {
 	if !m.v.cpu.halted() {
 		return s, errors.New("it is not halted")
 	}
-	if !m.v.frozen.Load() {
+	if !m.v.frozen.Load() && !m.v.template.Load() {
 		return s, errors.New("its commands are not frozen")
 	}
 	err = m.v.step("save")
@@ -166,6 +194,9 @@ func (m *fakeMachine) Save(_ context.Context, dir string) (s sandbox.SavedState,
 		for _, conn := range m.v.conns {
 			conn.Close()
 		}
+	}
+	if err == nil && m.v.template.Load() {
+		err = os.WriteFile(filepath.Join(dir, memoryFile), []byte(templateMemory), 0o600)
 	}
 	return sandbox.SavedState{Dir: dir, Engine: "fake", Files: []string{memoryFile}}, err
 }
@@ -197,7 +228,12 @@ func (e *fakeEngine) Launch(_ context.Context, spec sandbox.MachineSpec) (sandbo
 			return nil, err
 		}
 		v.memory = string(memory)
-		v.frozen.Store(true)
+		v.template.Store(v.memory == templateMemory)
+		v.frozen.Store(!v.template.Load())
+	}
+	if spec.Template() {
+		e.templates++
+		v.template.Store(true)
 	}
 	if err := e.step("launch"); err != nil {
 		return nil, err
@@ -249,6 +285,13 @@ type fakeMachine struct {
 }
 
 func (m *fakeMachine) Record() sandbox.MachineRecord { return m.v.rec }
+
+func (m *fakeMachine) GuestDisks() (list []sandbox.GuestDisk) {
+	for _, d := range m.spec.Disks {
+		list = append(list, sandbox.GuestDisk{Disk: d})
+	}
+	return list
+}
 
 func (m *fakeMachine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	if m.v.mute {
@@ -332,6 +375,7 @@ type host struct {
 	t      *testing.T
 	dir    string
 	engine *fakeEngine
+	wire   func(*Deps) // when set, changes what managers get
 }
 
 func newHost(t *testing.T) *host {
@@ -362,7 +406,7 @@ func (h *host) boot() *Manager {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	m := New(Deps{
+	d := Deps{
 		Log: slog.New(slog.DiscardHandler), Store: s, Volumes: volumes, Snapshots: snapshots, Engine: h.engine, RuntimeDir: filepath.Join(h.dir, "run"),
 		Host: sandbox.Host{MemoryMiB: 1024}, HostArch: sandbox.X8664,
 		HoldImages: func(context.Context) (func(), error) { return func() {}, nil },
@@ -380,7 +424,11 @@ func (h *host) boot() *Manager {
 			content, err := os.ReadFile(path)
 			return string(content) == "dirty", err
 		},
-	})
+	}
+	if h.wire != nil {
+		h.wire(&d)
+	}
+	m := New(d)
 	if err := m.Reconcile(context.Background()); err != nil {
 		h.t.Fatal(err)
 	}

@@ -27,14 +27,27 @@ import (
 
 // Deps is what a Manager works with. The functions reach into packages that it does not import.
 type Deps struct {
-	Log        *slog.Logger
-	Store      *store.Store
-	Volumes    *store.Volumes
-	Snapshots  *snapshot.Store
-	Engine     sandbox.Engine
-	RuntimeDir string // one directory a running microVM is made below it
-	Host       sandbox.Host
-	HostArch   sandbox.Arch
+	Log       *slog.Logger
+	Store     *store.Store
+	Volumes   *store.Volumes
+	Snapshots *snapshot.Store
+	Templates *snapshot.Shared // nil: every start boots
+	// TemplateBytes and TemplateAge bound what is kept of templates: their size together, and the time since one was used.
+	TemplateBytes int64
+	TemplateAge   time.Duration
+	Engine        sandbox.Engine
+	RuntimeDir    string // one directory a running microVM is made below it
+	Host          sandbox.Host
+	HostArch      sandbox.Arch
+
+	// ChooseEngine is which engine a sandbox would be started with that asks for name (or for none), in words that tell it from any
+	// other, or another version of it.
+	ChooseEngine func(ctx context.Context, name string, arch sandbox.Arch) (string, error)
+	Pool         Pool
+	// AvailableMiB is how much memory the host has left; WatchMemory calls short whenever it is short of it. Where the host does not
+	// tell, they return an error.
+	AvailableMiB func() (int, error)
+	WatchMemory  func(ctx context.Context, short func()) error
 
 	// HoldImages keeps images from being removed until unlock is called.
 	HoldImages func(ctx context.Context) (unlock func(), err error)
@@ -63,11 +76,13 @@ type Deps struct {
 
 // Manager owns all sandboxes of one state directory.
 type Manager struct {
-	d      Deps
-	log    *slog.Logger
-	events *events.Hub
-	meters *meters
-	since  time.Time
+	d         Deps
+	log       *slog.Logger
+	events    *events.Hub
+	meters    *meters
+	templates *templates
+	pool      *pool
+	since     time.Time
 
 	mu       sync.Mutex // guards what follows, and is never held while waiting
 	byName   map[string]*box
@@ -113,13 +128,16 @@ type box struct {
 	bulk        *bulk.Area // nil until it is used
 
 	carried traffic // by those connections
+
+	pooled    *pooled // waits for the start, for as long as unclaimed runs
+	unclaimed *time.Timer
 }
 
 // New returns a manager that knows no sandbox yet: call Reconcile before anything else.
 func New(d Deps) *Manager {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Manager{
-		d: d, log: d.Log, events: events.NewHub(events.Kept), meters: newMeters(), since: time.Now(), ctx: ctx, cancel: cancel,
+		d: d, log: d.Log, events: events.NewHub(events.Kept), meters: newMeters(), templates: newTemplates(), pool: newPool(d.Pool), since: time.Now(), ctx: ctx, cancel: cancel,
 		byName: map[string]*box{}, reserved: map[string]bool{}, claimed: map[string]string{}, cids: map[uint32]bool{},
 		volumes: map[string]sandbox.Volume{}, busyVolumes: map[string]bool{}, named: map[string]map[string]sandbox.VolumeMount{},
 	}
@@ -175,7 +193,9 @@ func (m *Manager) Close() {
 	m.closed = true
 	boxes := slices.Collect(maps.Values(m.byName))
 	m.mu.Unlock()
+	m.emptyPool(0)
 	for _, b := range boxes {
+		m.endPooled(b)
 		b.mu.Lock()
 		machine, g := b.machine, b.guest
 		b.machine, b.guest = nil, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -23,6 +24,11 @@ func (m *Manager) Reconcile(ctx context.Context) error {
 	}
 	if err := m.loadSnapshots(); err != nil {
 		return err
+	}
+	if m.d.Templates != nil {
+		if _, err := m.d.Templates.Load(); err != nil { // what cannot be read is made anew when it is wanted
+			return err
+		}
 	}
 	records, problems, err := m.d.Store.Load()
 	if err != nil {
@@ -50,6 +56,11 @@ func (m *Manager) Reconcile(ctx context.Context) error {
 		if err := m.tidySaved(rec); err != nil {
 			return err
 		}
+		if rec.State == sandbox.Created {
+			if err := m.sweepUnused(ctx, rec); err != nil {
+				return err
+			}
+		}
 		if fork := rec.Restore; rec.State == sandbox.Created && fork != nil && fork.Kind == sandbox.RestoreFork {
 			// It was not started, and what it was to go on from is gone.
 			if err := m.forget(b, rec); err != nil {
@@ -63,7 +74,11 @@ func (m *Manager) Reconcile(ctx context.Context) error {
 			}
 		}
 	}
-	return m.sweepRuntimeDirs(known, problems != nil)
+	if err := m.sweepRuntimeDirs(ctx, known, problems != nil); err != nil {
+		return err
+	}
+	m.fillPool()
+	return nil
 }
 
 // tidySaved deletes saved memory that is not whole, or not of use any more.
@@ -251,9 +266,21 @@ func (m *Manager) notAdopted(b *box, machine sandbox.Machine, g *guest, publishe
 	}
 }
 
-// sweepRuntimeDirs deletes the runtime directories of sandboxes that are not there. While there are records that could not
+// sweepUnused ends the microVM of the pool that a sandbox had got, and was not started with, if there is one.
+func (m *Manager) sweepUnused(ctx context.Context, rec sandbox.Record) error {
+	spec := m.identity(rec)
+	if _, err := os.Stat(spec.RuntimeDir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := m.d.Engine.Sweep(ctx, spec); err != nil {
+		return fmt.Errorf("clear up after a microVM that was not used: %w", err)
+	}
+	return m.removeRuntimeDir(rec.ID)
+}
+
+// sweepRuntimeDirs deletes the runtime directories of sandboxes that are not there, and ends their VMMs: those of templates. While there are records that could not
 // be read, a directory may be one of theirs and stays.
-func (m *Manager) sweepRuntimeDirs(known map[string]bool, keep bool) error {
+func (m *Manager) sweepRuntimeDirs(ctx context.Context, known map[string]bool, keep bool) error {
 	if keep {
 		return nil
 	}
@@ -263,8 +290,11 @@ func (m *Manager) sweepRuntimeDirs(known map[string]bool, keep bool) error {
 	}
 	for _, e := range entries {
 		if e.IsDir() && sandbox.ValidID(e.Name()) && !known[e.Name()] {
-			if err := os.RemoveAll(filepath.Join(m.d.RuntimeDir, e.Name())); err != nil {
-				return fmt.Errorf("remove a runtime directory of nobody: %w", err)
+			if err := m.d.Engine.Sweep(ctx, m.identity(sandbox.Record{ID: e.Name()})); err != nil {
+				return fmt.Errorf("clear up after a VMM of nobody: %w", err)
+			}
+			if err := m.removeRuntimeDir(e.Name()); err != nil {
+				return err
 			}
 		}
 	}

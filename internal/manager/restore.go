@@ -30,10 +30,16 @@ func (o *origin) close() {
 // restores reports whether memory is restored.
 func (o *origin) restores() bool { return o != nil && !o.cold }
 
+// booted reports whether the sandbox begins anew: it boots, or a template has done so for it.
+func (o *origin) booted() bool { return o == nil || o.kind == sandbox.RestoreTemplate }
+
 // goingOn is what a guest is told that it is, after a restore.
 func goingOn(kind sandbox.RestoreKind) guestrpc.ResumeKind {
-	if kind == sandbox.RestoreSuspended {
+	switch kind {
+	case sandbox.RestoreSuspended:
 		return guestrpc.ResumeOriginal
+	case sandbox.RestoreTemplate:
+		return guestrpc.ResumeTemplate
 	}
 	return guestrpc.ResumeCopy
 }

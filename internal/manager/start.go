@@ -76,7 +76,7 @@ func (m *Manager) startFrom(ctx context.Context, b *box, opts StartOptions, from
 	}
 	err = m.withVolumes(b.record(), func() error {
 		return m.move(b, sandbox.Starting, func(r *sandbox.Record) {
-			if from == nil {
+			if from.booted() {
 				r.Restore = nil
 			}
 			r.Reason, r.Machine, r.Stages, r.Instructions, r.Hygiene, r.Bindings = "", nil, nil, 0, nil, bindings
@@ -87,7 +87,7 @@ func (m *Manager) startFrom(ctx context.Context, b *box, opts StartOptions, from
 		published.close()
 		return sandbox.Record{}, err
 	}
-	if from == nil {
+	if from.booted() {
 		if err := m.discardSaved(b.record()); err != nil { // as after start --cold
 			m.log.Warn("delete memory that was given up", "sandbox", name, "err", err)
 		}
@@ -99,7 +99,7 @@ func (m *Manager) startFrom(ctx context.Context, b *box, opts StartOptions, from
 	bootCtx, cancelBoot := context.WithTimeoutCause(startCtx, opts.Timeout, fmt.Errorf("the guest agent did not answer within %v", opts.Timeout))
 	defer cancelBoot()
 	b.setCancel(cancel)
-	err = m.boot(bootCtx, b, opts, from, started)
+	err = m.bring(bootCtx, b, opts, from, started)
 	if errors.Is(err, context.DeadlineExceeded) && bootCtx.Err() != nil && startCtx.Err() == nil {
 		err = context.Cause(bootCtx) // wherever the deadline fell, it is told as what it is
 	}
@@ -123,6 +123,38 @@ func (m *Manager) startFrom(ctx context.Context, b *box, opts StartOptions, from
 	return rec, nil
 }
 
+// bring brings a sandbox from starting to running: by a microVM of the pool that waits for it, from what it goes on from, from a
+// template, or by a boot.
+func (m *Manager) bring(ctx context.Context, b *box, opts StartOptions, from *origin, started time.Time) error {
+	defer m.starting()()
+	anew := from == nil && !opts.Cold && !opts.CountInstructions
+	if !anew {
+		m.endPooled(b)
+		return m.boot(ctx, b, opts, from, started)
+	}
+	name := b.record().Spec.Name
+	if p := b.claim(); p != nil {
+		err := m.takeOver(ctx, b, p, started)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		m.log.Warn("a microVM of the pool cannot be used", "sandbox", name, "err", err)
+	}
+	from, err := m.fromTemplate(ctx, b.record())
+	if err != nil {
+		return err
+	}
+	defer from.close()
+	err = m.boot(ctx, b, opts, from, started)
+	if err == nil || from == nil || ctx.Err() != nil {
+		return err
+	}
+	m.log.Warn("a sandbox boots, as it cannot go on from its template", "sandbox", name, "template", from.manifest.ID, "err", err)
+	from.close()
+	m.templateFailed(from.manifest.ID, err)
+	return m.boot(ctx, b, opts, nil, started)
+}
+
 // boot brings a sandbox from starting to running. After an error nothing of the microVM is left.
 func (m *Manager) boot(ctx context.Context, b *box, opts StartOptions, from *origin, started time.Time) (err error) {
 	spec, err := m.launchSpec(ctx, b.record(), opts, from)
@@ -134,8 +166,8 @@ func (m *Manager) boot(ctx context.Context, b *box, opts StartOptions, from *ori
 			err = errors.Join(err, m.removeRuntimeDir(spec.ID))
 		}
 	}()
-	if err := os.MkdirAll(spec.RuntimeDir, 0o700); err != nil {
-		return fmt.Errorf("make the runtime directory: %w", err)
+	if err := m.makeRuntimeDir(spec); err != nil {
+		return err
 	}
 	if from != nil {
 		if err := m.placeDisks(ctx, b.record(), from); err != nil {
@@ -175,9 +207,7 @@ func (m *Manager) boot(ctx context.Context, b *box, opts StartOptions, from *ori
 		g.close()
 		return errors.Join(err, machine.Kill(context.WithoutCancel(ctx)))
 	}
-	b.mu.Lock()
-	b.started, b.firstExec = time.Now(), false
-	b.mu.Unlock()
+	m.began(b)
 	m.attach(b, machine, g)
 	if from.restores() {
 		m.watchAllDetached(ctx, b, g)
@@ -190,7 +220,7 @@ func (m *Manager) bootGuest(ctx context.Context, b *box, machine sandbox.Machine
 	rec := b.record()
 	mrec := machine.Record()
 	rec.Machine = &mrec
-	if spec.From == nil {
+	if spec.Kernel.Path != "" { // also when a template has booted it
 		rec.Kernel, rec.KernelFile, rec.InitrdFile = spec.Kernel.Version, spec.Kernel.Path, spec.Initrd
 	}
 	if err := m.save(b, rec); err != nil {
@@ -299,7 +329,9 @@ func (m *Manager) launchSpec(ctx context.Context, rec sandbox.Record, opts Start
 	if from.restores() {
 		state := from.manifest.In(from.dir)
 		spec.From = &state
-		return spec, nil
+		if !from.booted() {
+			return spec, nil
+		}
 	}
 	if spec.Kernel, err = m.d.Kernel(rec.Spec.Arch); err != nil {
 		return spec, err

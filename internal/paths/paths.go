@@ -108,6 +108,9 @@ func (d Dirs) Images() string { return filepath.Join(d.Data, "images") }
 // disks of these where the host's file system can do that.
 func (d Dirs) Snapshots() string { return filepath.Join(d.State, "snapshots") }
 
+// Templates is the root of the store of templates, which can be made again.
+func (d Dirs) Templates() string { return filepath.Join(d.Data, "templates") }
+
 // Cache is the root of everything that is made once and can be made again.
 func (d Dirs) Cache() string { return filepath.Join(d.Data, "cache") }
 

@@ -18,6 +18,7 @@ type Hygiene struct {
 const (
 	FromBoot     = "boot"
 	FromTemplate = "template"
+	FromPool     = "pool"     // a microVM that was started before, for whoever needs one
 	FromSnapshot = "snapshot" // of another sandbox; also a fork
 	FromItself   = "itself"   // after a pause, a suspend or a snapshot
 )

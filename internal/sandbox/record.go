@@ -51,6 +51,7 @@ const (
 	RestoreSuspended RestoreKind = "suspended" // in the sandbox's own directory
 	RestoreSnapshot  RestoreKind = "snapshot"  // in a snapshot, with the disks
 	RestoreFork      RestoreKind = "fork"      // as a snapshot that is gone when the daemon ends
+	RestoreTemplate  RestoreKind = "template"  // never recorded: any start may go on from one
 )
 
 // Parent is what a sandbox was made from.

@@ -2,10 +2,12 @@ package snapshot
 
 import (
 	"cmp"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 
+	"github.com/agentkernel/agentkernel/internal/disk"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 	"github.com/agentkernel/agentkernel/internal/store"
 )
@@ -184,4 +186,16 @@ func (s *Store) Remove(id string) error {
 	}
 	s.untag(m)
 	return nil
+}
+
+// AllocatedBytes is how much of the host's disk a snapshot takes.
+func (s *Store) AllocatedBytes(m Manifest) (n int64, err error) {
+	for _, f := range m.Files {
+		size, err := disk.AllocatedBytes(filepath.Join(s.Dir(m.ID), f.Path))
+		if err != nil {
+			return n, err
+		}
+		n += size
+	}
+	return n, nil
 }

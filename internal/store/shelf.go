@@ -77,7 +77,7 @@ func (s *Shelf[T]) Load() ([]T, []Problem, error) {
 				problems = append(problems, Problem{path, err})
 			}
 		case e.IsDir():
-			r, err := s.read(e.Name())
+			r, err := s.Read(e.Name())
 			if err != nil {
 				problems = append(problems, Problem{filepath.Join(path, s.kind.File), err})
 				continue
@@ -88,11 +88,12 @@ func (s *Shelf[T]) Load() ([]T, []Problem, error) {
 	return records, problems, nil
 }
 
-func (s *Shelf[T]) read(id string) (r T, err error) {
+// Read reads the record of a thing. The error is an fs.ErrNotExist when there is none.
+func (s *Shelf[T]) Read(id string) (r T, err error) {
 	f, err := os.OpenFile(filepath.Join(s.root, id, s.kind.File), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			return r, errors.New("there is no record; delete the directory if it is not needed")
+			return r, fmt.Errorf("there is no record; delete the directory if it is not needed: %w", fs.ErrNotExist)
 		}
 		return r, fmt.Errorf("open it: %w", err)
 	}
@@ -125,6 +126,9 @@ func (s *Shelf[T]) read(id string) (r T, err error) {
 	}
 	return r, nil
 }
+
+// Root is the directory of all.
+func (s *Shelf[T]) Root() string { return s.root }
 
 // Dir is the directory of a thing that has been committed.
 func (s *Shelf[T]) Dir(id string) string { return filepath.Join(s.root, id) }

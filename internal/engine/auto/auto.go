@@ -98,6 +98,18 @@ func (e *Engine) Choose(ctx context.Context, name string, arch sandbox.Arch) []C
 	return choices
 }
 
+// Chosen is the engine that Choose chooses, in words that tell it from any other, and from other versions of it.
+func (e *Engine) Chosen(ctx context.Context, name string, arch sandbox.Arch) (string, error) {
+	choices := e.Choose(ctx, name, arch)
+	for _, c := range choices {
+		if c.Chosen {
+			return fmt.Sprintf("%s %s %s", c.Engine.Name(), c.Capabilities.Version, c.Capabilities.Accelerator), nil
+		}
+	}
+	reason, hint := refusals(choices)
+	return "", sandbox.Errorf(sandbox.Unavailable, hint, "no engine can be used: %s", reason)
+}
+
 // jailed is the name of the engine that has a jailer.
 const jailed = "firecracker"
 

@@ -39,6 +39,11 @@ func (e *Engine) launchFrom(ctx context.Context, spec sandbox.MachineSpec) (sand
 		return nil, err
 	}
 	spec.EngineWhy = "it has saved what this goes on from"
+	for _, c := range e.Choose(ctx, spec.Engine, spec.Arch) {
+		if c.Chosen && c.Engine.Name() == r.Name() { // so it is with every template
+			spec.EngineWhy = c.Why
+		}
+	}
 	return r.Launch(ctx, spec)
 }
 

@@ -18,10 +18,8 @@ func hintFor(said string) string {
 			return known.hint
 		}
 	}
-	return seeLog
+	return "vmm.log in the sandbox's directory has all that QEMU said"
 }
-
-const seeLog = "vmm.log in the sandbox's directory has all that QEMU said"
 
 // complaints returns what QEMU said, without what it says in passing.
 func complaints(output []byte) []byte {

@@ -163,9 +163,5 @@ func (m *machine) restore(ctx context.Context, cmd *command) error {
 	if said == "" {
 		said = err.Error()
 	}
-	hint := hintFor(said)
-	if hint == seeLog { // the same QEMU has written it
-		hint = damaged
-	}
-	return sandbox.Errorf(sandbox.Failure, hint, "restore a microVM from %s: %s", cmd.spec.From.Dir, said)
+	return sandbox.Errorf(sandbox.Failure, hintFor(said), "restore a microVM from %s: %s", cmd.spec.From.Dir, said)
 }

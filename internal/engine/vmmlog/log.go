@@ -11,19 +11,20 @@ import (
 // Log is a file that never grows beyond a size: when it would, its older half is dropped. Its content comes from
 // a guest that may print forever. It is written by one goroutine.
 type Log struct {
-	path string
+	dir  *os.Root // wherever it is moved to
+	name string
 	f    *os.File
 	size int64
 	max  int64
 }
 
-// Open opens or makes a log of at most max bytes; fresh empties it.
-func Open(path string, max int64, fresh bool) (*Log, error) {
+// Open opens or makes a log of at most max bytes in a directory, which stays the caller's; fresh empties it.
+func Open(dir *os.Root, name string, max int64, fresh bool) (*Log, error) {
 	flags := os.O_RDWR | os.O_CREATE | os.O_APPEND
 	if fresh {
 		flags |= os.O_TRUNC
 	}
-	f, err := os.OpenFile(path, flags, 0o600)
+	f, err := dir.OpenFile(name, flags, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the log: %w", err)
 	}
@@ -32,7 +33,7 @@ func Open(path string, max int64, fresh bool) (*Log, error) {
 		f.Close()
 		return nil, fmt.Errorf("look at the log: %w", err)
 	}
-	return &Log{path: path, f: f, size: info.Size(), max: max}, nil
+	return &Log{dir: dir, name: name, f: f, size: info.Size(), max: max}, nil
 }
 
 // Write appends p.
@@ -67,17 +68,17 @@ func (l *Log) halve() error {
 	if i := bytes.IndexByte(keep, '\n'); i >= 0 {
 		keep = keep[i+1:]
 	}
-	tmp := l.path + ".new"
-	f, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
+	tmp := l.name + ".new"
+	f, err := l.dir.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("make a new log: %w", err)
 	}
 	if _, err = f.Write(keep); err == nil {
-		err = os.Rename(tmp, l.path)
+		err = l.dir.Rename(tmp, l.name)
 	}
 	if err != nil {
 		f.Close()
-		os.Remove(tmp)
+		_ = l.dir.Remove(tmp)
 		return fmt.Errorf("replace the log: %w", err)
 	}
 	l.f.Close()

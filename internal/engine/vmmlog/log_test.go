@@ -9,15 +9,34 @@ import (
 	"testing"
 )
 
+func open(t *testing.T, path string, max int64, fresh bool) (*Log, error) {
+	dir, err := os.OpenRoot(filepath.Dir(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dir.Close() })
+	return Open(dir, filepath.Base(path), max, fresh)
+}
+
 func TestBoundedLog(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "log")
+	dir := t.TempDir()
+	path := filepath.Join(dir, "a", "log")
+	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	const max = 1000
-	l, err := Open(path, max, true)
+	l, err := open(t, path, max, true)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
 	for i := range 500 {
+		if i == 250 { // its directory may be given another name
+			if err := os.Rename(filepath.Dir(path), filepath.Join(dir, "b")); err != nil {
+				t.Fatal(err)
+			}
+			path = filepath.Join(dir, "b", "log")
+		}
 		if _, err := fmt.Fprintf(l, "line %d\n", i); err != nil {
 			t.Fatal(err)
 		}
@@ -45,7 +64,7 @@ func TestBoundedLog(t *testing.T) {
 
 func TestBoundedLogWithoutLines(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
-	l, err := Open(path, 1000, true)
+	l, err := open(t, path, 1000, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +85,7 @@ func TestBoundedLogWithoutRoom(t *testing.T) {
 	if err := os.Mkdir(path+".new", 0o700); err != nil {
 		t.Fatal(err)
 	}
-	l, err := Open(path, 1000, true)
+	l, err := open(t, path, 1000, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +103,7 @@ func TestBoundedLogWithoutRoom(t *testing.T) {
 func TestBoundedLogGoesOn(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	for i, fresh := range []bool{true, false, true} {
-		l, err := Open(path, 1000, fresh)
+		l, err := open(t, path, 1000, fresh)
 		if err != nil {
 			t.Fatal(err)
 		}

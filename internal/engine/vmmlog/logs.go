@@ -1,6 +1,9 @@
 package vmmlog
 
-import "path/filepath"
+import (
+	"fmt"
+	"os"
+)
 
 // Bounds of the logs, in bytes.
 const (
@@ -9,24 +12,34 @@ const (
 )
 
 // Logs are the two logs of a microVM: what the guest prints on its console, and what the VMM says itself.
-type Logs struct{ Console, Output *Log }
+type Logs struct {
+	Console, Output *Log
+	dir             *os.Root
+}
 
-// OpenLogs opens console.log and vmm.log in dir. Fresh ones begin empty.
+// OpenLogs opens console.log and vmm.log in dir, which may be renamed meanwhile. Fresh ones begin empty.
 func OpenLogs(dir string, fresh bool) (Logs, error) {
-	console, err := Open(filepath.Join(dir, "console.log"), maxConsole, fresh)
+	root, err := os.OpenRoot(dir)
 	if err != nil {
+		return Logs{}, fmt.Errorf("open the directory of the logs: %w", err)
+	}
+	console, err := Open(root, "console.log", maxConsole, fresh)
+	if err != nil {
+		root.Close()
 		return Logs{}, err
 	}
-	output, err := Open(filepath.Join(dir, "vmm.log"), maxOutput, fresh)
+	output, err := Open(root, "vmm.log", maxOutput, fresh)
 	if err != nil {
 		console.Close()
+		root.Close()
 		return Logs{}, err
 	}
-	return Logs{Console: console, Output: output}, nil
+	return Logs{Console: console, Output: output, dir: root}, nil
 }
 
 // Close closes both.
 func (l Logs) Close() {
 	l.Console.Close()
 	l.Output.Close()
+	l.dir.Close()
 }

@@ -46,12 +46,12 @@ func (r *Recorder) run() {
 		if n > 0 {
 			if _, werr := r.to.Write(buf[:n]); werr != nil && !complained {
 				complained = true
-				r.log.Warn("output of the microVM is lost", "path", r.to.path, "err", werr)
+				r.log.Warn("output of the microVM is lost", "path", r.to.name, "err", werr)
 			}
 		}
 		if err != nil {
 			if !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrClosed) && !errors.Is(err, net.ErrClosed) {
-				r.log.Debug("the output of the microVM ended", "path", r.to.path, "err", err)
+				r.log.Debug("the output of the microVM ended", "path", r.to.name, "err", err)
 			}
 			return
 		}

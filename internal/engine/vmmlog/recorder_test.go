@@ -14,7 +14,7 @@ import (
 func TestRecorderIsBounded(t *testing.T) {
 	const max = 64 << 10
 	path := filepath.Join(t.TempDir(), "console.log")
-	to, err := Open(path, max, true)
+	to, err := open(t, path, max, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +39,7 @@ func TestRecorderIsBounded(t *testing.T) {
 
 // A log that cannot be written loses the output and does not hold up the guest.
 func TestRecorderGoesOnWithoutLog(t *testing.T) {
-	to, err := Open(filepath.Join(t.TempDir(), "console.log"), 1000, true)
+	to, err := open(t, filepath.Join(t.TempDir(), "console.log"), 1000, true)
 	if err != nil {
 		t.Fatal(err)
 	}
