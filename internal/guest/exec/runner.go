@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -51,6 +52,8 @@ type Runner struct {
 
 	groups *groups // nil where there are none
 
+	rest *time.Timer
+
 	mu       sync.Mutex
 	commands map[string]*Command // those that run, and the last ones that ended
 	history  []*Command          // those that ended, in this order
@@ -64,7 +67,9 @@ func NewRunner(r *reaper.Reaper) (*Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Runner{reaper: r, limits: l, commands: make(map[string]*Command), groups: newGroups(cgroupRoot)}, nil
+	rest := time.AfterFunc(restAfter, debug.FreeOSMemory)
+	rest.Stop() // until a command has ended
+	return &Runner{reaper: r, limits: l, commands: make(map[string]*Command), groups: newGroups(cgroupRoot), rest: rest}, nil
 }
 
 // Start starts a command. When it does not run, the error is an *Error, or that of ctx, which ended while everything was frozen.

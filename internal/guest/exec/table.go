@@ -20,6 +20,9 @@ const (
 	listPage  = 64
 	argvShown = 256
 	userShown = 64
+	// restAfter is how long after the end of a command, when no other has ended since, this process gives back what memory it does
+	// not need: many commands at once leave it with twice as much.
+	restAfter = 15 * time.Second
 )
 
 // enter puts a command into the table, under an id that no command has that runs.
@@ -68,6 +71,7 @@ func (r *Runner) leave(c *Command, exited *guestv1.ExecExited) {
 		r.history = r.history[1:]
 	}
 	close(c.over)
+	r.rest.Reset(restAfter)
 }
 
 func (r *Runner) find(id string) *Command {
