@@ -67,7 +67,7 @@ func (s *TerminalSize) message() *guestv1.TerminalSize {
 type Exec struct {
 	client *Client
 	line   *line
-	stream guestv1.Agent_ExecClient
+	stream execStream
 	cancel context.CancelFunc
 	over   atomic.Bool // the line is not this command's any more
 
@@ -114,10 +114,7 @@ func (c *Client) open(ctx context.Context, dec decoder, first *guestv1.ExecReque
 	x := &Exec{client: c, line: l, cancel: cancel, dec: dec, closed: !dec.hasStdin}
 	l.begin()
 	stop := context.AfterFunc(ctx, func() { x.Close() })
-	x.stream, err = guestv1.NewAgentClient(l.rpc).Exec(life)
-	if err == nil {
-		err = x.stream.Send(first)
-	}
+	x.stream, err = l.exec(life, first)
 	if !stop() {
 		err = context.Cause(ctx)
 	}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/containerd/ttrpc"
+
+	guestv1 "github.com/agentkernel/agentkernel/api/guest/v1"
 )
 
 const (
@@ -54,6 +56,24 @@ func (l *line) expect(stream uint32, kind, flags byte) error {
 		l.stream.Store(0)
 	}
 	return nil
+}
+
+// exec calls Agent.Exec. The generated client would send the first message by itself after the call, and have the guest wake up
+// twice: the protocol lets it come with the call.
+func (l *line) exec(ctx context.Context, first *guestv1.ExecRequest) (execStream, error) {
+	desc := &ttrpc.StreamDesc{StreamingClient: true, StreamingServer: true}
+	stream, err := l.rpc.NewStream(ctx, desc, "agentkernel.guest.v1.Agent", "Exec", first)
+	return execStream{stream}, err
+}
+
+// execStream is what the generated client makes of a stream.
+type execStream struct{ ttrpc.ClientStream }
+
+func (s execStream) Send(m *guestv1.ExecRequest) error { return s.SendMsg(m) }
+
+func (s execStream) Recv() (*guestv1.ExecResponse, error) {
+	m := new(guestv1.ExecResponse)
+	return m, s.RecvMsg(m)
 }
 
 // lost reports whether the connection is known to be broken.
