@@ -47,8 +47,12 @@ func (m *Manager) capture(ctx context.Context, b *box, dir string, how capturing
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), adoptTimeout)
 		defer cancel()
 		began := time.Now()
-		if e := m.goesOnAfter(ctx, b, c.rec.State, saver, halted); e != nil {
+		e := m.goesOnAfter(ctx, b, c.rec.State, saver, halted)
+		if e != nil {
 			err = errors.Join(err, fmt.Errorf("let sandbox %q go on: %w", c.rec.Spec.Name, e))
+		}
+		if err != nil && (e != nil || !halted) {
+			err = b.explainEnd(err)
 		}
 		m.log.Debug("went on after it was saved", "sandbox", c.rec.Spec.Name, "took", time.Since(began))
 		if e := m.setSaving(b, false); e != nil {
@@ -87,6 +91,17 @@ func (m *Manager) capture(ctx context.Context, b *box, dir string, how capturing
 	c.pausedFor = time.Since(began)
 	m.log.Info("saved a microVM", "sandbox", c.rec.Spec.Name, "state", saved.Sub(began), "disks", copied.Sub(saved), "paused", c.pausedFor)
 	return c, nil
+}
+
+// explainEnd says whether the end of the microVM is behind err.
+func (b *box) explainEnd(err error) error {
+	b.mu.Lock()
+	machine := b.machine
+	b.mu.Unlock()
+	if !ended(machine.Done()) {
+		return err
+	}
+	return sandbox.Errorf(sandbox.Failure, "agentkernel logs "+b.record().Spec.Name+" shows its console", "its microVM ended meanwhile (%s)", exitReason(machine.Exit()))
 }
 
 // freeze has the guest freeze its commands. The vCPUs of a paused sandbox go on for that, and halt again.

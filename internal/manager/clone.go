@@ -108,13 +108,14 @@ func (m *Manager) goOn(ctx context.Context, b *box, g *guest) {
 // again, and a guest that was being restored becomes what its record says that it goes on from. Another is lost, since it is not
 // known what it was to become.
 func (g *guest) takeUp(ctx context.Context, rec sandbox.Record) error {
-	if g.info().Awaits == guestrpc.AwaitsNothing {
+	// What was asked for when the daemon died may be under way still, and then the guest does not wait for anything yet.
+	if g.info().Awaits == guestrpc.AwaitsNothing && !rec.Saving {
 		return nil
 	}
 	kind := guestrpc.ResumeOriginal
 	if rec.State == sandbox.Starting && rec.Restore != nil {
 		kind = goingOn(rec.Restore.Kind)
-	} else if rec.State == sandbox.Starting || g.info().Awaits != guestrpc.AwaitsThaw {
+	} else if rec.State == sandbox.Starting || g.info().Awaits == guestrpc.AwaitsDisks {
 		return errors.New("the daemon died while it was restored")
 	}
 	_, err := g.resume(ctx, kind)

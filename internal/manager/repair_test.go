@@ -60,7 +60,7 @@ func TestReconcileSavedOnes(t *testing.T) {
 		"saving, not yet frozen": {func(h *host, m *Manager, rec sandbox.Record, _ *fakeVMM) {
 			rec.Saving = true
 			h.rewrite(m, rec, sandbox.Running, rec.Machine)
-		}, sandbox.Running, "memory of a", int(asBooted)},
+		}, sandbox.Running, "memory of a", int(asItself)},
 		"saving a paused one": {func(h *host, m *Manager, rec sandbox.Record, v *fakeVMM) {
 			rec.Saving = true
 			v.frozen.Store(true)

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -169,7 +170,7 @@ func TestSnapshots(t *testing.T) {
 	h.started("a")
 	h.counting("a")
 	n := h.count("a")
-	// A command whose client is connected stays with the original.
+	// A command whose client is connected stays with the original, where its connection does.
 	cmd := h.command("exec", "-i", "a", "sh", "-c", "echo begun; read line; echo got $line")
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -190,12 +191,18 @@ func TestSnapshots(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	h.goesOn("a", n)
-	if _, err := fmt.Fprintln(in, "word"); err != nil {
-		t.Error(err)
-	}
-	rest, err := io.ReadAll(out)
-	if err := cmd.Wait(); err != nil || string(rest) != "got word\n" {
-		t.Errorf("the command of the original's client says %q (%v)", rest, err)
+	if *h.inspect("a").Engine == "firecracker" { // it ends all connections to a guest that it saves
+		if err := cmd.Wait(); err == nil {
+			t.Error("the command of the original's client ended well")
+		}
+	} else {
+		if _, err := fmt.Fprintln(in, "word"); err != nil {
+			t.Error(err)
+		}
+		rest, err := io.ReadAll(out)
+		if err = errors.Join(err, cmd.Wait()); err != nil || string(rest) != "got word\n" {
+			t.Errorf("the command of the original's client says %q (%v)", rest, err)
+		}
 	}
 	h.sh("a", "echo other >/root/file; echo other >/tmp/file")
 	h.fails(125, []string{"there is a snapshot a:one already", "snapshot rm a:one"}, "snapshot", "create", "a", "one")

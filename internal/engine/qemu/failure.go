@@ -18,8 +18,10 @@ func hintFor(said string) string {
 			return known.hint
 		}
 	}
-	return "vmm.log in the sandbox's directory has all that QEMU said"
+	return seeLog
 }
+
+const seeLog = "vmm.log in the sandbox's directory has all that QEMU said"
 
 // complaints returns what QEMU said, without what it says in passing.
 func complaints(output []byte) []byte {

@@ -140,6 +140,9 @@ func (e *Engine) convert(ctx context.Context, cmd *command, stream string, state
 	q.close()
 	<-heard
 	said.Close()
+	if proc.Exit().Signal == syscall.SIGBUS.String() { // a page of the mapped memory had no room on the disk
+		return &os.PathError{Op: "write", Path: cmd.memory, Err: syscall.ENOSPC}
+	}
 	if err != nil && ctx.Err() == nil {
 		if last := vmmlog.LastLines(complaints(words), 4); last != "" {
 			return sandbox.Errorf(sandbox.Failure, hintFor(last), "QEMU cannot load what it saved: %s (%w)", last, err)

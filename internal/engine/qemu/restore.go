@@ -163,5 +163,9 @@ func (m *machine) restore(ctx context.Context, cmd *command) error {
 	if said == "" {
 		said = err.Error()
 	}
-	return sandbox.Errorf(sandbox.Failure, hintFor(said), "restore a microVM from %s: %s", cmd.spec.From.Dir, said)
+	hint := hintFor(said)
+	if hint == seeLog { // the same QEMU has written it
+		hint = damaged
+	}
+	return sandbox.Errorf(sandbox.Failure, hint, "restore a microVM from %s: %s", cmd.spec.From.Dir, said)
 }

@@ -32,13 +32,16 @@ func (s *cloneService) Prepare(ctx context.Context, req *guestv1.PrepareRequest)
 	if req.GetSync() {
 		s.o.Machine.Sync() // so that there is little to write while the commands stand still
 	}
-	ctx, cancel := context.WithTimeout(ctx, min(time.Duration(req.GetTimeoutMs())*time.Millisecond, maxFreeze))
+	freezeCtx, cancel := context.WithTimeout(ctx, min(time.Duration(req.GetTimeoutMs())*time.Millisecond, maxFreeze))
 	defer cancel()
-	if err := s.o.Runner.Freeze(ctx); err != nil {
+	if err := s.o.Runner.Freeze(freezeCtx); err != nil {
 		return nil, err
 	}
 	if req.GetSync() {
 		s.o.Machine.Sync()
+	}
+	if ctx.Err() != nil { // nobody waits for it any more
+		return nil, errors.Join(context.Cause(ctx), s.o.Runner.Thaw(false))
 	}
 	return &guestv1.PrepareResponse{}, nil
 }
