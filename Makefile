@@ -8,9 +8,10 @@ SOURCE  := /usr/src/linux-source-6.1.tar.xz
 
 # What is needed to build the kernel and the base image, and to run microVMs.
 PACKAGES := build-essential flex bison bc libelf-dev xz-utils busybox-static e2fsprogs linux-source-6.1 qemu-system-x86
+PACKAGES_RECIPES := mmdebstrap squashfs-tools
 PACKAGES_ARM64 := gcc-aarch64-linux-gnu qemu-system-arm
 
-.PHONY: build run test test-api test-arm64 test-firecracker lint bench stress generate setup ready
+.PHONY: build run test test-api test-recipes test-arm64 test-firecracker lint bench bench-image stress generate setup ready
 
 build: ## bin/agentkernel, with the guest agents of both architectures in it
 	@scripts/build-guest.sh
@@ -32,6 +33,10 @@ test: ready ## everything, with real microVMs
 test-api: ready ## the API against api/openapi.yaml, with requests that schemathesis makes up
 	@scripts/test-api.sh
 
+test-recipes: ready ## build every image recipe, and run what it is for
+	@scripts/setup.sh $(PACKAGES_RECIPES)
+	$(GO) test -count=1 -v -timeout 60m -run TestRecipes ./test/vm -recipes
+
 test-arm64: setup build ## cross-build the arm64 kernel and boot it under emulation
 	@scripts/setup.sh $(PACKAGES_ARM64)
 	$(BIN) kernel build --arch aarch64 --source $(SOURCE)
@@ -44,6 +49,9 @@ test-firecracker: ready ## the microVM suites on FIRECRACKER=/path/to/firecracke
 
 lint:
 	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
+
+bench-image: ## each step of a container image of 500 MB, beside docker where it runs
+	$(GO) test -run XXX -bench Pull500MB -benchtime 1x -v ./internal/image
 
 bench: ready ## where the time of a boot goes, and what an exec costs
 	$(BIN) bench boot -n 10

@@ -20,6 +20,7 @@ type buildFlags struct {
 	convert       convertFlags
 	recipe        string
 	busybox       string
+	again         bool
 	file, builder string
 	args          []string
 }
@@ -28,8 +29,9 @@ func imageBuildCommand(e *env) *cobra.Command {
 	var f buildFlags
 	cmd := &cobra.Command{
 		Use: "build RECIPE | build -t NAME [-f FILE] DIR", Short: "Build an image from a recipe or a Dockerfile", Args: cobra.MaximumNArgs(1),
-		Long: "Build an image from a recipe that comes with agentkernel: " + strings.Join(image.Recipes(), ", ") + ". base needs a static busybox, and the\n" +
-			"same one gives the same bytes; the others are made from Debian's packages, by mmdebstrap and mksquashfs.\n\n" +
+		Long: "Build an image from a recipe that comes with agentkernel: " + strings.Join(image.Recipes(), ", ") + ". What is in base (busybox, git, curl,\n" +
+			"certificates) is in all. Its git and curl are compiled from Debian's sources, in some minutes, once: --no-cache compiles the newest\n" +
+			"sources again. The rest of the others is made from Debian's packages, by mmdebstrap and mksquashfs.\n\n" +
 			"With -t, build the Dockerfile of a directory, by the first of " + strings.Join(dockerfile.Builders, ", ") + " that works on this host.\n" +
 			"What a Dockerfile runs, it runs there, in containers on this host: build none that you would not run with docker.",
 		Example: "  agentkernel image build python\n  agentkernel image build -t my-image --build-arg VERSION=2 .",
@@ -40,11 +42,15 @@ func imageBuildCommand(e *env) *cobra.Command {
 	fs.StringVarP(&f.convert.name, "tag", "t", "", "name of the image to be built from a Dockerfile")
 	fs.StringVar(&f.recipe, "recipe", "", "the recipe, in place of the argument")
 	fs.StringVar(&f.busybox, "busybox", "", "static busybox of that architecture (default Debian's package busybox-static)")
+	fs.BoolVar(&f.again, "no-cache", false, "compile again what a recipe has compiled, from the newest sources")
 	fs.StringVarP(&f.file, "file", "f", "", "Dockerfile (default the one in DIR)")
 	fs.StringArrayVar(&f.args, "build-arg", nil, "argument of the Dockerfile, NAME=VALUE, or NAME to pass on this one's")
 	fs.StringVar(&f.builder, "builder", "", "what builds a Dockerfile: "+strings.Join(dockerfile.Builders, ", "))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if f.convert.name != "" {
+			if f.again {
+				return sandbox.Errorf(sandbox.Invalid, "leave it out", "--no-cache is for recipes")
+			}
 			dir := "."
 			if len(args) == 1 {
 				dir = args[0]
@@ -71,7 +77,7 @@ func (e *env) buildRecipe(ctx context.Context, f *buildFlags, recipe string) err
 	if err != nil {
 		return err
 	}
-	o := image.BuildOptions{Busybox: f.busybox, CacheDir: filepath.Join(dirs.Cache(), "image"), Progress: func(line string) { fmt.Fprintln(e.errOut, "image:", line) }}
+	o := image.BuildOptions{Busybox: f.busybox, Again: f.again, CacheDir: filepath.Join(dirs.Cache(), "image"), Progress: func(line string) { fmt.Fprintln(e.errOut, "image:", line) }}
 	if o.Arch, err = f.convert.arch(); err != nil {
 		return err
 	}

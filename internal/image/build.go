@@ -20,14 +20,16 @@ type BuildOptions struct {
 	Arch sandbox.Arch
 	// Busybox is the path of a static busybox for Arch. When it is empty, the host's own or Debian's is taken.
 	Busybox string
-	// CacheDir keeps what was downloaded.
+	// CacheDir keeps what was downloaded and compiled. It is absolute.
 	CacheDir string
+	// Again has compiled what was compiled before, from the newest sources.
+	Again bool
 	// Progress, when set, is given a line for each step that takes time.
 	Progress func(line string)
 }
 
 // Build makes the image of a recipe and puts it into the store under the recipe's name. Of a recipe without packages, the same
-// busybox gives the same digest, on any host. No privileges are needed.
+// busybox and what was compiled once give the same digest. No privileges are needed.
 func (s *Store) Build(ctx context.Context, recipe string, o BuildOptions) (Manifest, error) {
 	if !slices.Contains(Recipes(), recipe) {
 		return Manifest{}, sandbox.Errorf(sandbox.NotFound, "choose one of "+strings.Join(Recipes(), ", "), "there is no recipe for an image %q", recipe)
@@ -47,12 +49,25 @@ func (s *Store) Build(ctx context.Context, recipe string, o BuildOptions) (Manif
 	if err != nil {
 		return Manifest{}, err
 	}
+	origin := r.origin()
+	if r.compile.script != nil {
+		made, err := r.compile.make(ctx, o, said)
+		if err != nil {
+			return Manifest{}, fmt.Errorf("build image %s: %w", recipe, err)
+		}
+		more, err := made.entries(r.entries)
+		if err != nil {
+			return Manifest{}, err
+		}
+		r.entries = append(r.entries, more...)
+		origin = ", Debian's sources of " + strings.Join(made.sources, ", ") + origin
+	}
 	var m Manifest
 	err = s.bake(ctx, r, busybox, o, said, func(b blob) error {
 		m = Manifest{
 			Version: manifestVersion, Name: recipe, Arch: o.Arch, Digest: b.digest, FS: b.fs, Size: b.size,
 			Created: time.Now().UTC().Truncate(time.Second),
-			Source:  fmt.Sprintf("recipe %s with %s (%s, sha256:%x)%s", recipe, busyboxVersion(busybox), from, sha256.Sum256(busybox), r.origin()),
+			Source:  fmt.Sprintf("recipe %s with %s (%s, sha256:%x)%s", recipe, busyboxVersion(busybox), from, sha256.Sum256(busybox), origin),
 		}
 		return s.writeManifest(m)
 	})

@@ -129,8 +129,7 @@ func appletsOf(program []byte) ([]string, error) {
 	return names, nil
 }
 
-// downloadBusybox gets Debian's busybox-static for an architecture that is not this host's: through apt, which checks the
-// archive's signatures, but with state and caches of its own, so that nothing of the host's package manager changes.
+// downloadBusybox gets Debian's busybox-static for an architecture that is not this host's.
 func downloadBusybox(ctx context.Context, arch sandbox.Arch, cacheDir string, said func(string)) (string, error) {
 	deb := arches[arch].debian
 	path := filepath.Join(cacheDir, "busybox-static-"+deb)
@@ -140,11 +139,6 @@ func downloadBusybox(ctx context.Context, arch sandbox.Arch, cacheDir string, sa
 	fail := func(err error) (string, error) {
 		return "", sandbox.Errorf(sandbox.Unavailable, "name a static busybox for it with --busybox", "a busybox for %s cannot be downloaded from this host's apt sources: %w", arch, err)
 	}
-	for _, tool := range []string{"apt-get", "dpkg-deb"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			return fail(err)
-		}
-	}
 	if err := os.MkdirAll(cacheDir, 0o700); err != nil {
 		return "", fmt.Errorf("make the cache: %w", err)
 	}
@@ -153,33 +147,15 @@ func downloadBusybox(ctx context.Context, arch sandbox.Arch, cacheDir string, sa
 		return "", fmt.Errorf("make room for apt: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	for _, sub := range []string{"lists/partial", "cache/archives/partial", "root"} {
-		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
-			return "", fmt.Errorf("make room for apt: %w", err)
-		}
-	}
-	if err := os.WriteFile(filepath.Join(dir, "status"), nil, 0o644); err != nil {
-		return "", fmt.Errorf("make room for apt: %w", err)
-	}
-	options := []string{ // apt.conf(5)
-		"-qq",
-		"-o", "Dir::State=" + dir, "-o", "Dir::State::Lists=" + filepath.Join(dir, "lists"),
-		"-o", "Dir::State::status=" + filepath.Join(dir, "status"), "-o", "Dir::Cache=" + filepath.Join(dir, "cache"),
-		"-o", "APT::Architecture=" + deb, "-o", "APT::Architectures=" + deb,
-		"-o", "APT::Sandbox::User=", // else root's apt becomes a user who cannot write here
-		"-o", "Acquire::Languages=none", "-o", "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
+	a, err := newApt(dir, arch)
+	if err != nil {
+		return fail(err)
 	}
 	said(fmt.Sprintf("downloading busybox-static for %s from this host's apt sources (about 10 MB, once)", arch))
-	for _, command := range [][]string{{"update"}, {"download", "busybox-static:" + deb}} {
-		if err := run(ctx, dir, "apt-get", append(options, command...)...); err != nil {
-			return fail(err)
-		}
+	if err := a.run(ctx, dir, "update"); err != nil {
+		return fail(err)
 	}
-	debs, err := filepath.Glob(filepath.Join(dir, "busybox-static_*.deb"))
-	if err != nil || len(debs) != 1 {
-		return fail(errors.New("apt-get download left no package"))
-	}
-	if err := run(ctx, dir, "dpkg-deb", "--extract", debs[0], filepath.Join(dir, "root")); err != nil {
+	if err := a.unpack(ctx, "busybox-static:"+deb, filepath.Join(dir, "root")); err != nil {
 		return fail(err)
 	}
 	for _, p := range hostBusybox {

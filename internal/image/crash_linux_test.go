@@ -22,13 +22,13 @@ import (
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
 
-// The child of TestCrashes: what it is to do, with what, and where.
+// The child of TestCrashes: what it is to do, with what, where, and with which cache.
 const crashVariable = "AGENTKERNEL_TEST_CRASH"
 
 // TestCrashChild is no test but the process that TestCrashes kills.
 func TestCrashChild(t *testing.T) {
 	args := strings.Split(os.Getenv(crashVariable), "\n")
-	if len(args) != 3 {
+	if len(args) != 4 {
 		t.Skip("for TestCrashes")
 	}
 	ctx, s, from := t.Context(), Open(filepath.Join(args[2], "images")), args[1]
@@ -38,7 +38,7 @@ func TestCrashChild(t *testing.T) {
 	case "import":
 		_, err = s.Import(ctx, from, "victim", sandbox.X8664, "a test")
 	case "build":
-		_, err = s.Build(ctx, "base", BuildOptions{Arch: sandbox.X8664, Busybox: from})
+		_, err = s.Build(ctx, "base", BuildOptions{Arch: sandbox.X8664, Busybox: from, CacheDir: args[3]})
 	case "load":
 		_, err = s.Load(ctx, from, nil, o)
 	case "pull":
@@ -66,6 +66,7 @@ func TestCrashes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	cache := compiledBefore(t, sandbox.X8664)
 	for what, from := range map[string]string{
 		"import": imageFile(t, ext4Head()),
 		"build":  write(t, fakeBusybox(elf.EM_X86_64, someApplets...)),
@@ -73,7 +74,7 @@ func TestCrashes(t *testing.T) {
 		"pull":   imagetest.NewRegistry(t).Push("victim:1", big),
 	} {
 		t.Run(what, func(t *testing.T) {
-			for step := 1; ; step++ {
+			for step := 1; ; step += 1 + step/6 {
 				dir := t.TempDir()
 				s := Open(filepath.Join(dir, "images"))
 				if err := errors.Join(os.MkdirAll(s.blobDir(), 0o700), os.MkdirAll(filepath.Dir(s.manifestPath("victim", sandbox.X8664)), 0o700), os.MkdirAll(filepath.Join(dir, "layers"), 0o700)); err != nil {
@@ -81,7 +82,7 @@ func TestCrashes(t *testing.T) {
 				}
 				child := func() *exec.Cmd {
 					cmd := exec.Command(self, "-test.run=^TestCrashChild$")
-					cmd.Env = append(os.Environ(), crashVariable+"="+strings.Join([]string{what, from, dir}, "\n"))
+					cmd.Env = append(os.Environ(), crashVariable+"="+strings.Join([]string{what, from, dir, cache}, "\n"))
 					return cmd
 				}
 				killed := killAt(t, child(), step, s.blobDir(), filepath.Dir(s.manifestPath("victim", sandbox.X8664)), filepath.Join(dir, "layers"))

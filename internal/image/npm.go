@@ -30,8 +30,8 @@ type npmPackage struct {
 // maxNPM bounds a tarball and what is in it, in bytes.
 const maxNPM = 64 << 20
 
-// put adds the package's files at /usr/lib/node_modules, and its programs to /usr/bin.
-func (n npmPackage) put(ctx context.Context, w *treeWriter, cacheDir string) error {
+// put adds the package's files at /usr/lib/node_modules, but for those that are dropped, and its programs to /usr/bin.
+func (n npmPackage) put(ctx context.Context, w *treeWriter, cacheDir string, dropped func(string) bool) error {
 	data, err := n.tarball(ctx, cacheDir)
 	if err != nil {
 		return fmt.Errorf("get %s %s from the npm registry: %w", n.name, n.version, err)
@@ -54,6 +54,9 @@ func (n npmPackage) put(ctx context.Context, w *treeWriter, cacheDir string) err
 			continue
 		}
 		p := path.Join(root, rest)
+		if dropped(p) {
+			continue
+		}
 		if err := w.parents(p); err != nil {
 			return err
 		}

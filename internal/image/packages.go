@@ -22,9 +22,6 @@ import (
 // mirror is where packages come from; apt checks the release's signature with the host's keyring.
 const mirror = "http://deb.debian.org/debian"
 
-// certificateDir is where the package ca-certificates keeps the authorities that browsers trust.
-const certificateDir = "/usr/share/ca-certificates/mozilla/"
-
 // distribution makes a file system from the packages of a recipe. Packages are unpacked and nothing of them is run, so it
 // takes neither privileges nor a processor of the image's architecture; what their scripts would do, the recipe does.
 type distribution struct {
@@ -105,7 +102,6 @@ func (d *distribution) write(ctx context.Context, path string) error {
 func (d *distribution) tree(ctx context.Context, from io.Reader, to io.Writer) error {
 	w := treeWriter{Writer: tar.NewWriter(to), seen: map[string]bool{}}
 	r := tar.NewReader(from)
-	var certificates bytes.Buffer
 	for {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
@@ -118,14 +114,18 @@ func (d *distribution) tree(ctx context.Context, from io.Reader, to io.Writer) e
 		if p == "/" || h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock || d.recipe.dropped(p) {
 			continue
 		}
-		var data io.Reader = r
 		if h.Typeflag == tar.TypeLink {
 			if target := path.Clean("/" + h.Linkname); !w.seen[target] {
 				return fmt.Errorf("the recipe drops %s, which %s is a hard link to", target, p)
 			}
 		}
-		if h.Typeflag == tar.TypeReg && strings.HasPrefix(p, certificateDir) && d.recipe.certificates != "" {
-			data = io.TeeReader(r, &certificates)
+		var data io.Reader = r
+		if h.Typeflag == tar.TypeReg && matches(d.recipe.strip, p) {
+			stripped, err := d.strip(ctx, r)
+			if err != nil {
+				return fmt.Errorf("strip %s: %w", p, err)
+			}
+			h.Size, data = int64(len(stripped)), bytes.NewReader(stripped)
 		}
 		if err := w.put(p, *h, data); err != nil {
 			return err
@@ -133,15 +133,7 @@ func (d *distribution) tree(ctx context.Context, from io.Reader, to io.Writer) e
 	}
 	for _, n := range d.recipe.npm {
 		d.said(fmt.Sprintf("adding %s %s from the npm registry", n.name, n.version))
-		if err := n.put(ctx, &w, d.options.CacheDir); err != nil {
-			return err
-		}
-	}
-	if d.recipe.certificates != "" {
-		if certificates.Len() == 0 {
-			return errors.New("the recipe wants a bundle of certificates, and no package brings any")
-		}
-		if err := w.put(d.recipe.certificates, tar.Header{Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(certificates.Len())}, &certificates); err != nil {
+		if err := n.put(ctx, &w, d.options.CacheDir, d.recipe.dropped); err != nil {
 			return err
 		}
 	}
@@ -154,6 +146,23 @@ func (d *distribution) tree(ctx context.Context, from io.Reader, to io.Writer) e
 		}
 	}
 	return w.Close()
+}
+
+// strip takes out of a program or an archive of objects what only debuggers read. strip(1) of the image's architecture does it.
+func (d *distribution) strip(ctx context.Context, from io.Reader) ([]byte, error) {
+	f, err := os.CreateTemp("", "agentkernel-strip-*")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(f.Name())
+	_, err = io.Copy(f, from)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
+	if err := run(ctx, "", toolchain(d.options.Arch).prefix+"strip", "--strip-debug", "--enable-deterministic-archives", f.Name()); err != nil {
+		return nil, err
+	}
+	return os.ReadFile(f.Name())
 }
 
 // treeWriter writes files with times that are always the same, and remembers their paths.

@@ -39,7 +39,6 @@ func TestTree(t *testing.T) {
 	r, err := parseRecipe([]byte(`
 suite s
 packages p
-certificates /etc/ssl/bundle
 drop /usr/share/doc /usr/lib/*/gconv
 dir /etc 755 0 0
 file /etc/passwd 644 0 0 etc/passwd
@@ -57,8 +56,6 @@ dir /tmp 1777 0 0
 		tar.Header{Name: "./etc/passwd", Typeflag: tar.TypeReg, Mode: 0o600},
 		tar.Header{Name: "./usr/share/doc/x", Typeflag: tar.TypeReg, Mode: 0o644},
 		tar.Header{Name: "./usr/lib/a-b/gconv/x", Typeflag: tar.TypeReg, Mode: 0o644},
-		tar.Header{Name: "." + certificateDir + "one.crt", Typeflag: tar.TypeReg, Mode: 0o644},
-		tar.Header{Name: "." + certificateDir + "two.crt", Typeflag: tar.TypeReg, Mode: 0o644},
 		tar.Header{Name: "./usr/bin/sudo", Typeflag: tar.TypeReg, Mode: 0o4755},
 		tar.Header{Name: "./usr/bin/sudoedit", Typeflag: tar.TypeLink, Linkname: "./usr/bin/sudo"},
 	)
@@ -83,10 +80,9 @@ dir /tmp 1777 0 0
 		}
 		got[h.Name] = strings.Join([]string{string(h.Typeflag), fs.FileMode(h.Mode).String(), h.Linkname, string(data)}, " ")
 	}
-	bundle := "." + certificateDir + "one.crt" + "." + certificateDir + "two.crt"
 	for name, want := range map[string]string{
 		"etc/": "5 -rwx------  ", "etc/passwd": "0 -rw-------  ./etc/passwd", "etc/group": "0 -rw-r-----  ours", "usr/bin/sh": "2 -rwxrwxrwx busybox ",
-		"etc/ssl/bundle": "0 -rw-r--r--  " + bundle, "usr/bin/sudoedit": "1 ---------- ./usr/bin/sudo ",
+		"usr/bin/sudoedit": "1 ---------- ./usr/bin/sudo ",
 	} {
 		if got[name] != want {
 			t.Errorf("%s: %q, want %q", name, got[name], want)
@@ -102,5 +98,11 @@ dir /tmp 1777 0 0
 	in = packagesTar(t, tar.Header{Name: "./usr/bin/sudo", Typeflag: tar.TypeReg}, tar.Header{Name: "./usr/bin/sudoedit", Typeflag: tar.TypeLink, Linkname: "./usr/bin/sudo"})
 	if err := d.tree(context.Background(), in, io.Discard); err == nil || !strings.Contains(err.Error(), "hard link") {
 		t.Errorf("a hard link to what is dropped: %v", err)
+	}
+	r.strip = []string{"/usr/lib/*.a"}
+	d = distribution{recipe: r, options: BuildOptions{Arch: hostArch()}, said: func(string) {}}
+	in = packagesTar(t, tar.Header{Name: "./usr/lib/text.a", Typeflag: tar.TypeReg})
+	if err := d.tree(context.Background(), in, io.Discard); err == nil || !strings.Contains(err.Error(), "strip /usr/lib/text.a") {
+		t.Errorf("a text is stripped: %v", err)
 	}
 }

@@ -31,20 +31,27 @@ var buildTime = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 //	applets DIR                        a symbolic link to busybox in DIR for each of its applets
 //	include RECIPE                     the files of another recipe
 //
+// A recipe may have something compiled from Debian's sources. What that makes is added to the files above:
+//
+//	sources SUITE NAME…                source packages of a release
+//	unpack  SUITE NAME…                packages whose files are needed for it, without what they depend on
+//	build   SOURCE                     a script of the recipe's own directory: internal/image/compile.go
+//
 // A recipe with packages is made from a Debian release; the files above are added where no package brings them:
 //
 //	suite        NAME                  of the release
 //	packages     NAME…                 with all that they depend on
 //	drop         PATTERN…              not taken from packages: path.Match of a path or of a directory above it
-//	certificates PATH                  the bundle of the certificates that the package ca-certificates brings
+//	strip        PATTERN…              programs, objects and archives of objects, which lose what only debuggers read
 //	npm          NAME VERSION SHA512   a package of the npm registry without dependencies, at /usr/lib/node_modules
 type recipe struct {
-	entries      []entry
-	suite        string
-	packages     []string
-	drop         []string
-	certificates string
-	npm          []npmPackage
+	entries  []entry
+	compile  compilation
+	suite    string
+	packages []string
+	drop     []string
+	strip    []string
+	npm      []npmPackage
 }
 
 // entry is one file of a recipe.
@@ -104,33 +111,54 @@ func parseRecipe(data []byte, files fs.FS) (r recipe, err error) {
 	if (r.suite == "") != (len(r.packages) == 0) {
 		return r, errors.New("a suite goes with packages, and packages with a suite")
 	}
+	if (r.compile.script == nil) != (len(r.compile.sources) == 0) {
+		return r, errors.New("sources go with a script that builds them")
+	}
 	return r, sc.Err()
 }
 
 // add takes the fields of one line.
 func (r *recipe) add(fields []string, files fs.FS) error {
 	kind, args := fields[0], fields[1:]
-	if want := map[string]int{"include": 1, "suite": 1, "certificates": 1, "npm": 3}[kind]; want != 0 && len(args) != want {
+	if want := map[string]int{"include": 1, "suite": 1, "build": 1, "npm": 3}[kind]; want != 0 && len(args) != want {
 		return fmt.Errorf("%s has %d arguments, not %d", kind, len(args), want)
 	}
 	switch kind {
 	case "include":
 		other, err := readRecipe(args[0])
 		r.entries = append(r.entries, other.entries...)
+		if other.compile.script != nil {
+			r.compile = other.compile
+		}
+		return err
+	case "sources", "unpack":
+		if len(args) < 2 {
+			return fmt.Errorf("%s has no packages", kind)
+		}
+		list := &r.compile.sources
+		if kind == "unpack" {
+			list = &r.compile.unpack
+		}
+		*list = append(*list, suitePackages{args[0], args[1:]})
+	case "build":
+		var err error
+		r.compile.script, err = fs.ReadFile(files, args[0])
 		return err
 	case "suite":
 		r.suite = args[0]
 	case "packages":
 		r.packages = append(r.packages, args...)
-	case "drop":
+	case "drop", "strip":
 		for _, pattern := range args {
 			if _, err := path.Match(pattern, ""); err != nil || !path.IsAbs(pattern) {
 				return fmt.Errorf("%q is not a pattern of absolute paths", pattern)
 			}
 		}
-		r.drop = append(r.drop, args...)
-	case "certificates":
-		r.certificates = args[0]
+		if kind == "drop" {
+			r.drop = append(r.drop, args...)
+		} else {
+			r.strip = append(r.strip, args...)
+		}
 	case "npm":
 		r.npm = append(r.npm, npmPackage{args[0], args[1], args[2]})
 	default:
@@ -145,14 +173,19 @@ func (r *recipe) add(fields []string, files fs.FS) error {
 // dropped reports whether the recipe leaves out what a package has at a clean absolute path.
 func (r *recipe) dropped(p string) bool {
 	for ; p != "/"; p = path.Dir(p) {
-		if slices.ContainsFunc(r.drop, func(pattern string) bool {
-			match, _ := path.Match(pattern, p) // the pattern has been checked
-			return match
-		}) {
+		if matches(r.drop, p) {
 			return true
 		}
 	}
 	return false
+}
+
+// matches reports whether a path is matched by one of some patterns, which have been checked.
+func matches(patterns []string, p string) bool {
+	return slices.ContainsFunc(patterns, func(pattern string) bool {
+		match, _ := path.Match(pattern, p)
+		return match
+	})
 }
 
 func parseEntry(fields []string) (e entry, err error) {

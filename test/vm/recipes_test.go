@@ -1,0 +1,86 @@
+package vm
+
+import (
+	"encoding/json"
+	"flag"
+	"strings"
+	"testing"
+)
+
+var recipes = flag.Bool("recipes", false, "build all image recipes and run what they are for (make test-recipes)")
+
+// A recipe's image is no larger than this, in bytes of its file, and does what it is for. Each script prints "right" at its end.
+var recipeTests = []struct {
+	name    string
+	bytes   int64
+	memory  string
+	scripts map[string]string
+}{
+	{"base", 10_000_000, "128M", nil},
+	{"python", 50_000_000, "256M", map[string]string{
+		"print": `python3 -c 'print(1)' && python -c 'import ssl, sqlite3, ctypes; assert ssl.create_default_context().cert_store_stats()["x509_ca"] > 100; print("right")'`,
+		"venv":  `python3 -m venv /tmp/v && /tmp/v/bin/pip --version && /tmp/v/bin/python -c 'import sys; assert sys.prefix == "/tmp/v"; print("right")'`,
+	}},
+	{"node", 45_000_000, "512M", map[string]string{
+		"node": `node -e 'if (process.versions.node.split(".")[0] < 20) throw 1; console.log(new Intl.NumberFormat("de").format(1234.5) === "1.234,5" ? "right" : "wrong")'`,
+		"npm":  `cd /tmp && npm init -y && npm --version && npm pkg get version && echo right`,
+	}},
+	{"rust", 150_000_000, "1G", map[string]string{
+		"rustc": `cd /tmp && echo 'fn main() { println!("{}", ["ri", "ght"].concat()) }' >hello.rs && rustc hello.rs && ./hello`,
+		"cargo": `cd /tmp && cargo new --quiet crate && cd crate && echo '#[test] fn t() { assert_eq!(1 + 1, 2) }' >>src/main.rs && cargo test --offline --quiet && echo right`,
+		"cc":    `cd /tmp && printf '#include <stdio.h>\nint main(void) { puts("right"); }\n' >c.c && cc c.c -o c && ./c`,
+	}},
+	{"go", 100_000_000, "1G", map[string]string{
+		"run":  `mkdir /tmp/m && cd /tmp/m && go mod init m && printf 'package main\nimport "fmt"\nfunc main() { fmt.Println("right") }\n' >main.go && go run .`,
+		"test": `mkdir /tmp/n && cd /tmp/n && go mod init n && printf 'package n\nimport "testing"\nfunc TestN(t *testing.T) {}\n' >n_test.go && go test . && echo right`,
+	}},
+}
+
+// What every recipe's image has: git, curl, certificates, and a user who is not root.
+var everyRecipe = map[string]string{
+	"agent": `test "$(id -u agent)" = 1000 && test "$(grep -c BEGIN /etc/ssl/certs/ca-certificates.crt)" -gt 100 && echo right`,
+	"git":   `cd /tmp && git init -q r && cd r && git config user.email a@b && git config user.name a && echo x >f && git add f && git commit -qm x && git clone -q /tmp/r /tmp/c && cd /tmp/c && git log --format=%s && git submodule status && test "$(cat f)" = x && echo right`,
+	"curl": `mkdir /tmp/w && echo right >/tmp/w/f && ip link set lo up && cd /tmp/w && busybox httpd -p 127.0.0.1:8080 && curl -sSf http://127.0.0.1:8080/f -o g && curl --version | grep -q https &&
+		git ls-remote https://127.0.0.1:1/x 2>&1 | grep -qi 'connect' && cat g`,
+}
+
+// TestRecipes builds each recipe as a user does, and shows how large its image is.
+func TestRecipes(t *testing.T) {
+	if !*recipes {
+		t.Skip("it downloads some 300 MB and takes minutes: make test-recipes")
+	}
+	h := newImageHome(t)
+	for _, r := range recipeTests {
+		t.Run(r.name, func(t *testing.T) {
+			var m struct{ Size int64 }
+			cmd := h.command("image", "build", "--json", r.name)
+			cmd.Stderr = nil
+			out, err := cmd.Output()
+			if err != nil {
+				t.Fatalf("image build %s: %v\n%s", r.name, err, out)
+			}
+			if err := json.Unmarshal(out, &m); err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%s: %.1f MB, bound %.0f MB", r.name, float64(m.Size)/1e6, float64(r.bytes)/1e6)
+			if m.Size > r.bytes {
+				t.Errorf("it has %d bytes, want at most %d", m.Size, r.bytes)
+			}
+			h.ok("create", r.name, "--image", r.name, "--memory", r.memory)
+			h.ok("start", r.name)
+			defer h.ok("rm", "--force", r.name)
+			for _, scripts := range []map[string]string{everyRecipe, r.scripts} {
+				for name, script := range scripts {
+					// Emulated, a compiler takes minutes: only the time of the whole test bounds it.
+					out, err := h.command("exec", r.name, "sh", "-c", script).CombinedOutput()
+					if err != nil || !strings.HasSuffix(string(out), "right\n") {
+						t.Errorf("%s: %v\n%s", name, err, out)
+					}
+				}
+			}
+			if got := h.run("exec", "-u", "agent", r.name, "sh", "-c", "cd && touch mine && id -un"); got.stdout != "agent\n" {
+				t.Errorf("as agent: %+v", got)
+			}
+		})
+	}
+}
