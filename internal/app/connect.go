@@ -64,6 +64,9 @@ func Connect(ctx context.Context, dirs paths.Dirs, warn func(string)) (*client.C
 		}
 		c.Close()
 	}
+	if ctx.Err() != nil { // that is why no daemon has answered
+		return nil, context.Cause(ctx)
+	}
 	if err := startDaemon(ctx, dirs); err != nil {
 		return nil, err
 	}

@@ -480,7 +480,7 @@ func fuzzUnpack(f *testing.F, o UnpackOptions) {
 	f.Add(pack(f, dir("a"), file("a/b", "x"), link(tar.TypeSymlink, "l", ".."), file("l/x", "y")))
 	f.Add(pack(f, file("x", "x"), link(tar.TypeLink, "y", "x"), entry{tar.Header{Name: "f", Typeflag: tar.TypeFifo}, ""}))
 	var buf bytes.Buffer
-	w := newWriter(&buf, false)
+	w := newWriter(&buf, nil)
 	m := &member{name: "holes", kind: typeFile, mode: 0o644, size: 1 << 20, data: []extent{{4096, 512}, {1 << 20, 0}}, xattrs: []Xattr{{"user.a", "b"}}}
 	for _, err := range []error{w.header(m), w.zeros(512), w.close()} {
 		if err != nil {

@@ -57,7 +57,7 @@ func (u *unpacker) large(dir int, base string, h *tar.Header, r io.Reader) error
 // content writes a file of this size. What is left of a block waits for what follows it, so that direct writing is in whole
 // blocks; the last is written as other files are.
 func (u *unpacker) content(fd int, size int64, r io.Reader) error {
-	direct := u.o.Direct && size >= directFile && setDirect(fd, true)
+	direct := u.o.Direct != nil && size >= directFile && setDirect(fd, true)
 	held := 0 // bytes at the begin of buf
 	for left := size; left > 0; {
 		room := u.buf[held:min(int64(len(u.buf)), int64(held)+left)]

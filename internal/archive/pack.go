@@ -22,8 +22,9 @@ type PackOptions struct {
 	Follow bool
 	// KeepXattr says which extended attributes are kept.
 	KeepXattr func(name string) bool
-	// Direct reads large files past the page cache, and hands on up to 1 MiB at a time, in memory that is Aligned.
-	Direct bool
+	// Direct, when it is set, has large files read past the page cache. It is the memory in which the archive is made, DirectSize
+	// bytes from the begin of a page on, and what is handed on is in it.
+	Direct []byte
 }
 
 // Pack writes the archive of a file or of a directory with all below it to w, which gets up to 256 KiB at a time. Nothing
@@ -249,7 +250,7 @@ func (p *packer) file(dir int, base string, m *member) error {
 	if m.data == nil && m.size <= smallFile {
 		return p.small(fd, m)
 	}
-	direct := p.o.Direct && m.size >= directFile && setDirect(fd, true)
+	direct := p.o.Direct != nil && m.size >= directFile && setDirect(fd, true)
 	if err := p.w.header(m); err != nil {
 		return err
 	}

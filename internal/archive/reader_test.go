@@ -70,7 +70,7 @@ func alike(t *testing.T, b []byte) {
 func samples(t testing.TB) (list [][]byte) {
 	t.Helper()
 	var buf bytes.Buffer
-	w := newWriter(&buf, false)
+	w := newWriter(&buf, nil)
 	long := strings.Repeat("long/", 60) + "ü"
 	for _, m := range []member{
 		{name: "a", kind: typeFile, mode: 0o644, size: 3, modified: time.Unix(5, 0)},

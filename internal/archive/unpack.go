@@ -23,8 +23,9 @@ type UnpackOptions struct {
 	Devices bool
 	// KeepXattr says which extended attributes are set.
 	KeepXattr func(name string) bool
-	// Direct writes large files past the page cache, and reads what is in them with Aligned memory, up to 1 MiB at a time.
-	Direct bool
+	// Direct, when it is set, has large files written past the page cache. It is the memory into which content is read,
+	// DirectSize bytes from the begin of a page on.
+	Direct []byte
 }
 
 // ConflictError is returned when a member cannot take the place of what is there.
@@ -52,9 +53,7 @@ func Unpack(r io.Reader, dir string, o UnpackOptions) (Warnings, error) {
 		return Warnings{}, fmt.Errorf("open the target directory %s: %w", dir, err)
 	}
 	u := &unpacker{o: o, tree: newTree(root), umask: umask()}
-	if o.Direct {
-		u.buf = Aligned(directBuffer)
-	} else {
+	if u.buf = o.Direct; u.buf == nil {
 		u.buf = make([]byte, bufferSize)
 	}
 	defer unix.Close(root)

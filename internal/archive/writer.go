@@ -44,11 +44,12 @@ type writer struct {
 	pax []byte
 }
 
-func newWriter(w io.Writer, direct bool) *writer {
-	if direct {
-		return &writer{w: w, buf: Aligned(directBuffer)[:0]}
+// newWriter returns a writer to w, with memory for one write, or nil for its own.
+func newWriter(w io.Writer, memory []byte) *writer {
+	if memory == nil {
+		memory = make([]byte, bufferSize)
 	}
-	return &writer{w: w, buf: make([]byte, 0, bufferSize)}
+	return &writer{w: w, buf: memory[:0]}
 }
 
 func (w *writer) flush() error {

@@ -11,10 +11,10 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/agentkernel/agentkernel/internal/archive"
 	"github.com/agentkernel/agentkernel/internal/transport/pieces"
 )
 
@@ -55,8 +55,14 @@ func (d *Disk) Take(offset uint64) (*Region, error) {
 		_ = f.Close()
 		return nil, err
 	}
+	// Not of the heap, which would keep it: the agent has little memory when it is idle.
+	memory, err := unix.Mmap(-1, 0, 2*pieces.SlotSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("take memory: %w", err)
+	}
 	d.taken[offset] = true
-	return &Region{disk: d, offset: offset, f: f, cached: -1}, nil
+	return &Region{disk: d, offset: offset, f: f, memory: memory, buf: memory[pieces.SlotSize:], cached: -1}, nil
 }
 
 // open opens the block device. Whoever is root in the sandbox may have removed its node.
@@ -87,7 +93,9 @@ func (d *Disk) open() (*os.File, error) {
 // behind makes sure that the file system ends before offset: whoever is root in the sandbox may have made it larger.
 // Documentation/filesystems/ext4/super.rst.
 func behind(f *os.File, offset uint64) error {
-	sb := archive.Aligned(4096)
+	const size = 4096
+	memory := make([]byte, 2*size)
+	sb := memory[-uintptr(unsafe.Pointer(unsafe.SliceData(memory)))%size:][:size]
 	if _, err := f.ReadAt(sb, 0); err != nil {
 		return fmt.Errorf("read the superblock: %w", err)
 	}
@@ -105,6 +113,7 @@ type Region struct {
 	disk   *Disk
 	offset uint64
 	f      *os.File
+	memory []byte // a mapping
 
 	buf    []byte // what is not aligned goes through it
 	cached int    // the slot that buf has the end of, from position on; -1: none
@@ -115,19 +124,18 @@ func (r *Region) at(slot, offset int) int64 {
 	return int64(r.offset) + int64(slot)*pieces.SlotSize + int64(offset)
 }
 
-func (r *Region) buffer() []byte {
-	if r.buf == nil {
-		r.buf = archive.Aligned(pieces.SlotSize)
-	}
-	return r.buf
-}
+// Memory is SlotSize bytes for direct input and output, from the begin of a page on. It may be used until Release.
+func (r *Region) Memory() []byte { return r.memory[:pieces.SlotSize:pieces.SlotSize] }
+
+// aligned reports whether memory can be read to and written from directly.
+func aligned(b []byte) bool { return uintptr(unsafe.Pointer(unsafe.SliceData(b)))%sector == 0 }
 
 func up(n int) int { return (n + sector - 1) &^ (sector - 1) }
 
 // Put writes to a slot.
 func (r *Region) Put(i int, p []byte) error {
-	if !archive.IsAligned(p, sector) || len(p)%sector != 0 {
-		n := copy(r.buffer(), p)
+	if !aligned(p) || len(p)%sector != 0 {
+		n := copy(r.buf, p)
 		r.cached = -1
 		p = r.buf[:up(n)] // what is behind is what was there; the other end reads n
 	}
@@ -141,13 +149,13 @@ const direct = 64 << 10
 // Get reads from a slot.
 func (r *Region) Get(i, offset, n int, p []byte) (int, error) {
 	if r.cached != i || offset < r.from {
-		if len(p) >= direct && archive.IsAligned(p, sector) && offset%sector == 0 {
+		if len(p) >= direct && aligned(p) && offset%sector == 0 {
 			want := min(up(n-offset), len(p)&^(sector-1))
 			got, err := r.f.ReadAt(p[:want], r.at(i, offset))
 			return min(got, n-offset), err
 		}
 		r.from = offset &^ (sector - 1)
-		if _, err := r.f.ReadAt(r.buffer()[:up(n)-r.from], r.at(i, r.from)); err != nil {
+		if _, err := r.f.ReadAt(r.buf[:up(n)-r.from], r.at(i, r.from)); err != nil {
 			return 0, err
 		}
 		r.cached = i
@@ -162,6 +170,8 @@ func (r *Region) Get(i, offset, n int, p []byte) (int, error) {
 // Release gives the region back. Nothing is read or written there any more.
 func (r *Region) Release() {
 	_ = r.f.Close()
+	_ = unix.Munmap(r.memory)
+	r.memory, r.buf = nil, nil
 	r.disk.mu.Lock()
 	defer r.disk.mu.Unlock()
 	delete(r.disk.taken, r.offset)

@@ -35,7 +35,7 @@ func (o *operation) pack(req *guestv1.Pack) error {
 	}
 	o.sendFar()
 	return o.end(result(archive.Pack(o.out, path, archive.PackOptions{
-		Name: name, Follow: req.GetFollow(), KeepXattr: keepXattr, Direct: o.region != nil,
+		Name: name, Follow: req.GetFollow(), KeepXattr: keepXattr, Direct: o.memory(),
 	})))
 }
 
@@ -63,7 +63,7 @@ func (o *operation) unpack(req *guestv1.Unpack) error {
 	}
 	source := o.source()
 	return o.end(result(archive.Unpack(source, path, archive.UnpackOptions{
-		Owner: req.GetOwner(), SetID: true, Devices: true, KeepXattr: keepXattr, Direct: o.region != nil,
+		Owner: req.GetOwner(), SetID: true, Devices: true, KeepXattr: keepXattr, Direct: o.memory(),
 	})))
 }
 

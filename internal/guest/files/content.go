@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	guestv1 "github.com/agentkernel/agentkernel/api/guest/v1"
-	"github.com/agentkernel/agentkernel/internal/archive"
 	"github.com/agentkernel/agentkernel/internal/transport/pieces"
 )
 
@@ -41,11 +40,10 @@ func (o *operation) read(req *guestv1.ReadFile) error {
 		r = io.LimitReader(f, int64(n))
 	}
 	o.sendFar()
-	size := pieces.Max
-	if o.region != nil {
-		size = pieces.SlotSize
+	buf := o.memory()
+	if buf == nil {
+		buf = make([]byte, pieces.Max)
 	}
-	buf := archive.Aligned(size)
 	for {
 		n, readErr := r.Read(buf)
 		if _, err := o.out.Write(buf[:n]); err != nil {

@@ -118,6 +118,14 @@ func (o *operation) source() *pieces.Reader {
 	return r
 }
 
+// memory is for direct input and output; nil without a region.
+func (o *operation) memory() []byte {
+	if o.region == nil {
+		return nil
+	}
+	return o.region.Memory()
+}
+
 func (o *operation) close() {
 	if o.region != nil {
 		o.region.Release()
