@@ -53,15 +53,16 @@ func (s *Store) Remove(name string, arch sandbox.Arch, inUse func(digest string)
 		return 0, err
 	}
 	for _, n := range names {
-		m, readErr := s.readManifest(n, arch)
-		err := os.Remove(s.manifestPath(n, arch))
+		m, err := s.readManifest(n, arch)
+		known := err == nil
+		err = os.Remove(s.manifestPath(n, arch))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return 0, fmt.Errorf("remove image %s: %w", n, err)
 		}
-		if readErr != nil || inUse(m.Digest) {
+		if !known || inUse(m.Digest) {
 			return 0, nil
 		}
 		images, problems, err := s.List()
