@@ -24,6 +24,9 @@ func forkCommand(e *env) *cobra.Command {
 					return err
 				}
 			}
+			if o.Count < 1 { // which the SDK takes for one
+				return sandbox.Errorf(sandbox.Invalid, "ask for at least 1", "%d forks cannot be had", o.Count)
+			}
 			return e.withClient(cmd.Context(), func(c *client.Client) error {
 				list, err := c.Fork(cmd.Context(), args[0], o)
 				if err != nil {
