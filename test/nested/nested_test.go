@@ -32,7 +32,7 @@ var (
 // suites are directories beside this one, and which of their tests run: of the scripts those that boot microVMs, as the others
 // have nothing to do with the engine; as an ordinary user, those that show whether one can run microVMs at all.
 var suites = []struct{ name, run, user string }{
-	{"vm", ".", "^(TestConfinement|TestVMMKilledDuringExec)$"},
+	{"vm", ".", "^(TestConfinement|TestVMMKilledDuringExec|TestSavedStates)$"},
 	{"script", "^TestScripts$/^vm", ""},
 }
 

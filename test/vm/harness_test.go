@@ -27,6 +27,8 @@ var engineAsked = flag.String("engine", "", "engine of the microVMs: firecracker
 
 var guestArch = flag.String("arch", "", "architecture of the guests: x86_64 or aarch64 (default the host's)")
 
+var restores = flag.Int("restores", 50, "how many microVMs are restored at once, for machines that are slow")
+
 // patience bounds what a test waits for. It is no expectation: a slow machine may take most of it.
 const patience = 3 * time.Minute
 

@@ -246,7 +246,7 @@ func TestSnapshots(t *testing.T) {
 
 // Many at once come of one snapshot.
 func TestManyRestores(t *testing.T) {
-	const n = 50
+	n := *restores
 	h := newHome(t)
 	h.started("a")
 	h.sh("a", "echo memory >/tmp/file")

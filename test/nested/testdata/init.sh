@@ -20,7 +20,7 @@ agentkernel doctor
 for suite in vm script; do
   cd /suite/test/$suite
   # The scripts name no engine, and run on what is chosen.
-  [ $suite = vm ] && engine="-engine firecracker" || engine=
+  [ $suite = vm ] && engine="-engine firecracker -restores 8" || engine=
   ./$suite.test -test.v -test.timeout "$(cat /timeout)" -test.run "$(cat run)" $engine
   echo "nested: suite $suite ended with $?"
 done
