@@ -29,6 +29,10 @@ var savedFiles = []string{memoryFile, stateFile}
 // 5882 and 5958).
 var minSaving = fcapi.Version{Major: 1, Minor: 16, Patch: 1}
 
+func unreliable(version fcapi.Version) error {
+	return sandbox.Errorf(sandbox.Unavailable, installHint+"; a sandbox that runs has to be stopped and started", "what Firecracker %s saves cannot be relied on: at least version %s is needed", version, minSaving)
+}
+
 // Save has Firecracker write a state into the one directory of its that is on a disk, and moves it to dir. The guest gets an event
 // by which its vsock driver ends all connections, in this microVM too when it goes on; they are closed here at once. What Firecracker was told to do goes on when
 // ctx ends; the next request waits for it.
@@ -57,7 +61,7 @@ func (m *machine) Save(ctx context.Context, dir string) (saved sandbox.SavedStat
 	var version fcapi.Version
 	err = m.tell(ctx, func(c *fcapi.Client, ctx context.Context) error {
 		if version = c.Running(); version.Compare(minSaving) < 0 {
-			return sandbox.Errorf(sandbox.Unavailable, installHint+"; then stop and start the sandbox", "this microVM runs in Firecracker %s, whose saved states cannot be relied on: at least %s is needed", version, minSaving)
+			return unreliable(version)
 		}
 		if err := c.Pause(ctx); err != nil {
 			return err
