@@ -373,7 +373,7 @@ func TestCopyOfRunning(t *testing.T) {
 	spec := l.base
 	spec.Disks = append(spec.Disks[:1:1], upper)
 	s := l.launch("first", spec)
-	s.sh("mkdir -p /etc/ssh && touch /etc/ssh/ssh_host_rsa_key /etc/ssh/ssh_host_rsa_key.pub /etc/ssh/ssh_config && mkdir /sys/fs/cgroup/mine")
+	s.sh("printf '#!/bin/sh\\necho $1 >/etc/ssh/ssh_host_new_key\\n' >/bin/ssh-keygen && chmod 755 /bin/ssh-keygen; mkdir -p /etc/ssh && touch /etc/ssh/ssh_host_rsa_key /etc/ssh/ssh_host_rsa_key.pub /etc/ssh/ssh_config && mkdir /sys/fs/cgroup/mine")
 	// One in the foreground and one in the background count; one more left the part of the tree that commands are in.
 	x := s.start(guestrpc.ExecSpec{ID: "front", Argv: []string{"sh", "-c", "i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done"}})
 	defer x.Close()
@@ -418,10 +418,11 @@ func TestCopyOfRunning(t *testing.T) {
 		t.Errorf("a copy awaits %d", c.Info().Awaits)
 	}
 	items := c.resume(guestrpc.ResumeCopy)
-	if got := c.sh("hostname; cat /etc/hostname /etc/machine-id; ls /etc/ssh"); got != "second\nsecond\n"+c.id.MachineID+"\nssh_config" {
+	c.sh("until [ -s /etc/ssh/ssh_host_new_key ]; do :; done")
+	if got := c.sh("hostname; cat /etc/hostname /etc/machine-id /etc/ssh/ssh_host_new_key; ls /etc/ssh"); got != "second\nsecond\n"+c.id.MachineID+"\n-A\nssh_config\nssh_host_new_key" {
 		t.Errorf("the copy is %q", got)
 	}
-	if !strings.Contains(items["ssh-host-keys"].Reason, "2 files") {
+	if !strings.HasPrefix(items["ssh-host-keys"].Reason, "2 files") {
 		t.Errorf("%+v", items["ssh-host-keys"])
 	}
 	// The command in the background counts on, and the one in the foreground is the original's.
