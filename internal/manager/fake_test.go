@@ -231,7 +231,7 @@ func (e *fakeEngine) Launch(_ context.Context, spec sandbox.MachineSpec) (sandbo
 		v.template.Store(v.memory == templateMemory)
 		v.frozen.Store(!v.template.Load())
 	}
-	if spec.Template() {
+	if spec.Template {
 		e.templates++
 		v.template.Store(true)
 	}

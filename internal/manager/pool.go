@@ -237,7 +237,7 @@ func (m *Manager) makePooled(ctx context.Context, image string) (_ *pooled, err 
 
 // startPooled starts the microVM of p, whose files are in dir.
 func (m *Manager) startPooled(ctx context.Context, p *pooled, dir string) (err error) {
-	from, err := m.fromTemplate(ctx, p.rec)
+	from, err := m.fromTemplate(ctx, p.rec, true)
 	if err != nil {
 		return err
 	}
@@ -250,6 +250,11 @@ func (m *Manager) startPooled(ctx context.Context, p *pooled, dir string) (err e
 	for i := range spec.Disks {
 		if spec.Disks[i].Role == sandbox.Upper {
 			spec.Disks[i].Path = filepath.Join(dir, upperFile)
+		}
+	}
+	if from != nil {
+		if err := m.placeDisks(ctx, dir, from); err != nil {
+			return err
 		}
 	}
 	if err := m.makeRuntimeDir(spec); err != nil {

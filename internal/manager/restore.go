@@ -150,13 +150,13 @@ func cannotRestore(err error, format, hint string, args ...any) error {
 	return sandbox.Errorf(kind, hint, format+": %w", append(args, err)...)
 }
 
-// placeDisks gives a sandbox its own copies of the disks of what it goes on from. It replaces what an attempt before has left.
-func (m *Manager) placeDisks(ctx context.Context, rec sandbox.Record, o *origin) error {
+// placeDisks gives a sandbox, in its directory, its own copies of the disks of what it goes on from. It replaces what an attempt before has left.
+func (m *Manager) placeDisks(ctx context.Context, dir string, o *origin) error {
 	for _, d := range o.manifest.Disks {
 		if d.File == "" {
 			continue
 		}
-		if err := m.d.CopyDisk(ctx, filepath.Join(m.d.Store.Dir(rec.ID), d.File), filepath.Join(o.dir, d.File)); err != nil {
+		if err := m.d.CopyDisk(ctx, filepath.Join(dir, d.File), filepath.Join(o.dir, d.File)); err != nil {
 			return fmt.Errorf("copy the disk %s: %w", d.Role, err)
 		}
 	}

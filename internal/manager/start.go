@@ -22,6 +22,8 @@ type StartOptions struct {
 	Timeout           time.Duration // for the guest agent to answer
 	CountInstructions bool
 	Cold              bool // boot, whatever there is to go on from
+
+	first bool // the sandbox has not been started before: its upper disk is as it was made
 }
 
 // Start boots the microVM of a sandbox, or has it go on from what was saved, and returns when the guest agent answers. A sandbox that runs already is left as it
@@ -70,6 +72,7 @@ func (m *Manager) start(ctx context.Context, b *box, opts StartOptions) (sandbox
 // startFrom starts a sandbox. The caller holds op.
 func (m *Manager) startFrom(ctx context.Context, b *box, opts StartOptions, from *origin) (sandbox.Record, error) {
 	name := b.record().Spec.Name
+	opts.first = b.record().StartedAt.IsZero()
 	published, bindings, err := m.bind(ctx, name, b.record().Spec.Publish)
 	if err != nil {
 		return sandbox.Record{}, fmt.Errorf("start %q: %w", name, err)
@@ -140,7 +143,7 @@ func (m *Manager) bring(ctx context.Context, b *box, opts StartOptions, from *or
 		}
 		m.log.Warn("a microVM of the pool cannot be used", "sandbox", name, "err", err)
 	}
-	from, err := m.fromTemplate(ctx, b.record())
+	from, err := m.fromTemplate(ctx, b.record(), opts.first)
 	if err != nil {
 		return err
 	}
@@ -170,7 +173,7 @@ func (m *Manager) boot(ctx context.Context, b *box, opts StartOptions, from *ori
 		return err
 	}
 	if from != nil {
-		if err := m.placeDisks(ctx, b.record(), from); err != nil {
+		if err := m.placeDisks(ctx, m.d.Store.Dir(spec.ID), from); err != nil {
 			return err
 		}
 	}

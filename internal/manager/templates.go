@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -48,7 +49,8 @@ func newTemplates() *templates {
 }
 
 // fromTemplate is the template for a sandbox that is to be started, which is taken if need be. It is nil when the sandbox is to boot.
-func (m *Manager) fromTemplate(ctx context.Context, rec sandbox.Record) (*origin, error) {
+// A sandbox that is started for the first time is given a template with an upper disk, of which it gets a copy in place of its own.
+func (m *Manager) fromTemplate(ctx context.Context, rec sandbox.Record, first bool) (*origin, error) {
 	r, ok := m.d.Engine.(sandbox.Restorer)
 	if !ok || m.d.Templates == nil {
 		return nil, nil
@@ -57,7 +59,11 @@ func (m *Manager) fromTemplate(ctx context.Context, rec sandbox.Record) (*origin
 	if err != nil {
 		return nil, err
 	}
-	id, err := m.templateID(ctx, spec, rec.Image)
+	upperMiB := 0
+	if first {
+		upperMiB = rec.Spec.DiskMiB
+	}
+	id, err := m.templateID(ctx, spec, rec.Image, upperMiB)
 	if err != nil {
 		m.log.Info("a start without a template", "sandbox", rec.Spec.Name, "err", err)
 		return nil, nil
@@ -68,7 +74,7 @@ func (m *Manager) fromTemplate(ctx context.Context, rec sandbox.Record) (*origin
 	}
 	from, err := m.useTemplate(ctx, r, id)
 	if from == nil && err == nil {
-		if err = m.makeTemplate(ctx, r, id, spec, rec); err == nil {
+		if err = m.makeTemplate(ctx, r, id, spec, rec, upperMiB); err == nil {
 			if from, err = m.useTemplate(ctx, r, id); from == nil && err == nil {
 				err = errors.New("it is gone already, or cannot be restored")
 			}
@@ -87,8 +93,8 @@ func (m *Manager) fromTemplate(ctx context.Context, rec sandbox.Record) (*origin
 	return from, nil
 }
 
-// templateID is a digest of all that a template depends on.
-func (m *Manager) templateID(ctx context.Context, spec sandbox.MachineSpec, image sandbox.Image) (string, error) {
+// templateID is a digest of all that a template depends on. upperMiB is the size of its upper disk, or 0 when it has none.
+func (m *Manager) templateID(ctx context.Context, spec sandbox.MachineSpec, image sandbox.Image, upperMiB int) (string, error) {
 	engine, err := m.d.ChooseEngine(ctx, spec.Engine, spec.Arch)
 	if err != nil {
 		return "", err
@@ -108,7 +114,8 @@ func (m *Manager) templateID(ctx context.Context, spec sandbox.MachineSpec, imag
 		Image, FS      string
 		VCPUs, Memory  int
 		Spares         []sandbox.Spare
-	}{engine, spec.Arch, kernel, initrd, image.Digest, image.FS, spec.VCPUs, spec.MemoryMiB, spares(spec.Disks)})
+		UpperMiB       int
+	}{engine, spec.Arch, kernel, initrd, image.Digest, image.FS, spec.VCPUs, spec.MemoryMiB, spares(spec.Disks, sandbox.RootLower), upperMiB})
 	if err != nil {
 		return "", fmt.Errorf("name a template: %w", err)
 	}
@@ -129,14 +136,33 @@ func fingerprint(path string) (string, error) {
 	return fmt.Sprintf("%s %d %d", path, info.Size(), info.ModTime().UnixNano()), nil
 }
 
-// spares are what the disks of a sandbox are in its template, all but the image.
-func spares(disks []sandbox.Disk) (list []sandbox.Spare) {
+// spares are what the disks of a sandbox are in its template, but for those of these roles, which it has.
+func spares(disks []sandbox.Disk, but ...sandbox.DiskRole) (list []sandbox.Spare) {
 	for _, d := range disks {
-		if d.Role != sandbox.RootLower {
+		if !slices.Contains(but, d.Role) {
 			list = append(list, sandbox.Spare{ReadOnly: d.ReadOnly})
 		}
 	}
 	return list
+}
+
+// placeTemplate has spec be that of a template in dir, whose manifest is to be mf, instead of a sandbox's: with the image and, unless
+// its size is 0, an upper disk, of which sandboxes will get copies.
+func (m *Manager) placeTemplate(ctx context.Context, spec *sandbox.MachineSpec, dir string, mf *snapshot.Manifest, upperMiB int) error {
+	all := spec.Disks
+	spec.Template, spec.Disks = true, slices.DeleteFunc(slices.Clone(all), func(d sandbox.Disk) bool { return d.Role != sandbox.RootLower })
+	if upperMiB == 0 {
+		spec.Spares = spares(all, sandbox.RootLower)
+		return nil
+	}
+	path := filepath.Join(dir, upperFile)
+	if err := m.d.CreateUpper(ctx, path, upperMiB); err != nil {
+		return fmt.Errorf("make its upper disk: %w", err)
+	}
+	spec.Disks = append(spec.Disks, sandbox.Disk{Role: sandbox.Upper, Path: path, FS: "ext4"})
+	spec.Spares = spares(all, sandbox.RootLower, sandbox.Upper)
+	mf.Disks = []snapshot.Disk{{Role: sandbox.Upper, File: upperFile, SizeBytes: int64(upperMiB) << 20}}
+	return nil
 }
 
 // useTemplate returns a template that can be restored now, or nil when there is none. One that is damaged, or cannot be restored
@@ -165,7 +191,7 @@ func (m *Manager) useTemplate(ctx context.Context, r sandbox.Restorer, id string
 }
 
 // makeTemplate takes a template, or waits for the start that takes it.
-func (m *Manager) makeTemplate(ctx context.Context, r sandbox.Restorer, id string, spec sandbox.MachineSpec, rec sandbox.Record) error {
+func (m *Manager) makeTemplate(ctx context.Context, r sandbox.Restorer, id string, spec sandbox.MachineSpec, rec sandbox.Record, upperMiB int) error {
 	t := m.templates
 	t.mu.Lock()
 	it := t.making[id]
@@ -178,7 +204,7 @@ func (m *Manager) makeTemplate(ctx context.Context, r sandbox.Restorer, id strin
 		t.making[id] = it
 		go func() { // for all who wait, also when the first of them goes away
 			defer m.background.Done()
-			it.err = m.takeTemplate(m.ctx, r, id, spec, rec)
+			it.err = m.takeTemplate(m.ctx, r, id, spec, rec, upperMiB)
 			t.mu.Lock()
 			delete(t.making, id)
 			t.mu.Unlock()
@@ -197,13 +223,13 @@ func (m *Manager) makeTemplate(ctx context.Context, r sandbox.Restorer, id strin
 }
 
 // takeTemplate boots a microVM, of which no sandbox knows, and saves it.
-func (m *Manager) takeTemplate(ctx context.Context, r sandbox.Restorer, id string, spec sandbox.MachineSpec, rec sandbox.Record) (err error) {
+func (m *Manager) takeTemplate(ctx context.Context, r sandbox.Restorer, id string, spec sandbox.MachineSpec, rec sandbox.Record, upperMiB int) (err error) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeoutCause(ctx, templateTimeout, fmt.Errorf("the template was not there within %v", templateTimeout))
 	defer cancel()
 	mf := snapshot.Manifest{
 		ID: id, Sandbox: "template", CreatedAt: began.UTC(), Image: rec.Image,
-		Spec:   sandbox.Spec{Name: "template", Image: rec.Spec.Image, Arch: spec.Arch, VCPUs: spec.VCPUs, MemoryMiB: spec.MemoryMiB},
+		Spec:   sandbox.Spec{Name: "template", Image: rec.Spec.Image, Arch: spec.Arch, VCPUs: spec.VCPUs, MemoryMiB: spec.MemoryMiB, DiskMiB: upperMiB},
 		Kernel: snapshot.Artifact{Release: spec.Kernel.Version},
 	}
 	unlock, err := m.d.Templates.Lock(ctx)
@@ -224,6 +250,9 @@ func (m *Manager) takeTemplate(ctx context.Context, r sandbox.Restorer, id strin
 			err = errors.Join(fmt.Errorf("take a template: %w", err), m.d.Templates.Abandon(mf))
 		}
 	}()
+	if err := m.placeTemplate(ctx, &spec, dir, &mf, upperMiB); err != nil {
+		return err
+	}
 	spec, mf.State, err = m.saveBooted(ctx, spec, filepath.Join(dir, snapshot.StateDir))
 	if err != nil {
 		return err
@@ -243,7 +272,6 @@ func (m *Manager) takeTemplate(ctx context.Context, r sandbox.Restorer, id strin
 
 // saveBooted boots the microVM of a template for spec, and saves it in dir, which it makes, when its guest agent waits. It is gone then.
 func (m *Manager) saveBooted(ctx context.Context, spec sandbox.MachineSpec, dir string) (_ sandbox.MachineSpec, saved sandbox.SavedState, err error) {
-	spec.Spares, spec.Disks = spares(spec.Disks), spec.Disks[:1]
 	// The daemon that comes next finds it by its directory, and ends it.
 	scratch := m.identity(sandbox.Record{ID: newID(), Spec: sandbox.Spec{VsockCID: sandbox.MinVsockCID}})
 	spec.ID, spec.VsockCID, spec.RuntimeDir, spec.LogDir = scratch.ID, scratch.VsockCID, scratch.RuntimeDir, scratch.RuntimeDir

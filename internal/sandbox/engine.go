@@ -60,8 +60,11 @@ type MachineSpec struct {
 	// CountFile, when set, asks for a count of executed guest instructions, kept up to date in this file: one
 	// little-endian u64. Engines that cannot count refuse it.
 	CountFile string
-	// Spares follow Disks in a microVM that boots: it is to be a template, whose guest agent mounts the image and waits.
+	// Spares follow Disks in a microVM that boots.
 	Spares []Spare
+	// Template says that the microVM which boots is to be saved as a template: its guest agent mounts the Disks and waits to be told
+	// of the others.
+	Template bool
 	// From, when set, is what the microVM goes on from, instead of booting. VCPUs, MemoryMiB and Arch are those of the saved
 	// microVM, and Slots says where Disks are. Kernel and Initrd are not used.
 	From *SavedState
@@ -69,9 +72,6 @@ type MachineSpec struct {
 
 // TemplateParameter is the kernel parameter by which the guest agent learns that its microVM is to be a template.
 const TemplateParameter = "agentkernel.template"
-
-// Template reports whether the microVM is to be a template.
-func (s MachineSpec) Template() bool { return s.From == nil && len(s.Spares) > 0 }
 
 // KernelImage is a guest kernel on the host.
 type KernelImage struct {

@@ -245,7 +245,7 @@ func (b *engineHost) newDisk(sizeMiB int) string {
 func TestSavedStates(t *testing.T) {
 	b := newEngineHost(t)
 	spec := b.spec(nil)
-	spec.Spares = []sandbox.Spare{{}, {ReadOnly: true}, {}}
+	spec.Template, spec.Spares = true, []sandbox.Spare{{}, {ReadOnly: true}, {}}
 	template := b.launch("template", spec)
 	state := template.save(func() {})
 	if err := template.machine.Kill(t.Context()); err != nil {

@@ -166,7 +166,7 @@ func (s *subject) finish(saved *sandbox.SavedState) *sandbox.SavedState {
 func (l *lab) template(spares ...sandbox.Spare) (*subject, *sandbox.SavedState) {
 	l.t.Helper()
 	spec := l.base
-	spec.Spares = spares
+	spec.Template, spec.Spares = true, spares
 	s := l.launch("template", spec)
 	saved := s.save()
 	s.end()
@@ -270,7 +270,7 @@ func TestTemplateStartMounted(t *testing.T) {
 	spec := l.base
 	upper := l.upper(96)
 	spec.Disks = append(spec.Disks[:1:1], upper)
-	spec.Spares = []sandbox.Spare{{ReadOnly: true}, {}}
+	spec.Template, spec.Spares = true, []sandbox.Spare{{ReadOnly: true}, {}}
 	s := l.launch("template", spec)
 	saved := s.save()
 	s.end()

@@ -171,7 +171,7 @@ func kernelParameters(spec sandbox.MachineSpec, slots []sandbox.Slot) string {
 			p = append(p, s.Disk.Parameter(guestDevice(i)))
 		}
 	}
-	if spec.Template() {
+	if spec.Template {
 		p = append(p, sandbox.TemplateParameter)
 	}
 	return strings.Join(p, " ")

@@ -21,7 +21,7 @@ func TestConfiguration(t *testing.T) {
 			{Role: sandbox.Workspace, Path: "/w", FS: "ext4", ReadOnly: true},
 		},
 	}
-	spec.Spares = []sandbox.Spare{{ReadOnly: true}, {}}
+	spec.Template, spec.Spares = true, []sandbox.Spare{{ReadOnly: true}, {}}
 	dir := t.TempDir()
 	inDir := func(path *string) {
 		*path = filepath.Join(dir, *path)

@@ -28,7 +28,7 @@ func (c *command) kernelParameters() string {
 	for _, d := range c.spec.Disks {
 		p = append(p, d.Parameter(""))
 	}
-	if c.spec.Template() {
+	if c.spec.Template {
 		p = append(p, sandbox.TemplateParameter)
 	}
 	return strings.Join(p, " ")

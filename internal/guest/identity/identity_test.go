@@ -77,7 +77,7 @@ func TestTemplateID(t *testing.T) {
 
 func TestNames(t *testing.T) {
 	etc := t.TempDir() + "/etc"
-	if err := writeNames(etc, unnamed, "one"); err != nil {
+	if err := writeNames(etc, "(none)", "one"); err != nil {
 		t.Fatal(err)
 	}
 	has(t, etc+"/hostname", "one\n")
@@ -89,6 +89,12 @@ func TestNames(t *testing.T) {
 	has(t, etc+"/hosts", "127.0.0.1\tmine one\n")
 	has(t, etc+"/resolv.conf", "")
 	if err := writeNames(etc, "two", "x"); err != nil {
+		t.Fatal(err)
+	}
+	has(t, etc+"/hostname", "x\n")
+	// A boot with the disk of a template.
+	put(t, etc+"/hostname", templateName+"\n")
+	if err := writeNames(etc, "(none)", "x"); err != nil {
 		t.Fatal(err)
 	}
 	has(t, etc+"/hostname", "x\n")

@@ -13,9 +13,6 @@ import (
 // maxHostname is HOST_NAME_MAX of Linux: sethostname(2).
 const maxHostname = 64
 
-// unnamed is the host name of a kernel that was given none.
-const unnamed = "(none)"
-
 // SetHostname gives the microVM its name, and the file system at root the files in etc that carry it: where there are none, as an
 // image may have its own, and where they are as another sandbox was given them whose copy this is.
 func SetHostname(root, hostname string) error {
@@ -47,19 +44,29 @@ func writeNames(etc, old, hostname string) error {
 		"resolv.conf": func(string) string { return "" }, // a resolver without it asks 127.0.0.1, which refuses at once
 	} {
 		path := filepath.Join(etc, name)
-		if old != unnamed {
-			if have, err := os.ReadFile(path); err == nil && string(have) == text(old) {
-				if err := overwrite(path, text(old), text(hostname)); err != nil {
-					return fmt.Errorf("write the host name: %w", err)
-				}
-				continue
-			}
+		err := writeMissing(path, text(hostname))
+		if errors.Is(err, os.ErrExist) {
+			err = rename(path, text, old, hostname)
 		}
-		if err := writeMissing(path, text(hostname)); err != nil {
-			return err
+		if err != nil {
+			return fmt.Errorf("write the host name: %w", err)
 		}
 	}
 	return nil
+}
+
+// rename changes a file that has been given another name, of the sandbox or the template that this has been a copy of.
+func rename(path string, text func(hostname string) string, old, hostname string) error {
+	have, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	for _, other := range []string{old, templateName} {
+		if string(have) == text(other) {
+			return overwrite(path, text(other), text(hostname))
+		}
+	}
+	return nil // it is the image's, or somebody has changed it
 }
 
 // overwrite gives a file another text in place. To make it anew, or to shorten it first, takes a file system several times as long.
@@ -81,14 +88,11 @@ func overwrite(path, old, text string) error {
 	return nil
 }
 
-// writeMissing writes a file unless there is something by its name.
+// writeMissing writes a file. The error is os.ErrExist when there is something by its name.
 func writeMissing(path, text string) error {
 	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o644)
-	if errors.Is(err, unix.EEXIST) {
-		return nil
-	}
 	if err != nil {
-		return fmt.Errorf("make %s: %w", path, err)
+		return &os.PathError{Op: "make", Path: path, Err: err}
 	}
 	defer unix.Close(fd)
 	if text == "" {
