@@ -65,18 +65,23 @@ func TestTemplate(t *testing.T) {
 		t.Errorf("%d templates were taken, and %d VMMs run", h.engine.templates, h.engine.running())
 	}
 
-	// It is for all starts of what it was made of, those of another daemon too, and for nothing else.
+	// It is for all first starts of what it was made of, those of another daemon too, and for nothing else. Later starts, whose upper
+	// disk is not new, have another.
 	if _, err := m.Stop(t.Context(), "a0", time.Second); err != nil {
 		t.Fatal(err)
 	}
 	m.Close()
 	m = h.boot()
-	if got := from(t, h.start(m, "a0")); got != sandbox.FromTemplate {
-		t.Error(got)
+	if got := from(t, h.start(m, "a0")); got != sandbox.FromTemplate || h.engine.templates != 2 {
+		t.Errorf("%s, %d templates were taken", got, h.engine.templates)
+	}
+	h.create(m, "new")
+	if got := from(t, h.start(m, "new")); got != sandbox.FromTemplate || h.engine.templates != 2 {
+		t.Errorf("%s, %d templates were taken", got, h.engine.templates)
 	}
 	cold := h.create(m, "cold")
 	rec, err := m.Start(t.Context(), cold.Spec.Name, StartOptions{Timeout: time.Minute, Cold: true})
-	if err != nil || from(t, rec) != sandbox.FromBoot || h.engine.templates != 1 {
+	if err != nil || from(t, rec) != sandbox.FromBoot || h.engine.templates != 2 {
 		t.Errorf("%+v, %v, %d", rec.Hygiene, err, h.engine.templates)
 	}
 	larger := spec("larger")
@@ -84,7 +89,7 @@ func TestTemplate(t *testing.T) {
 	if _, err := m.Create(t.Context(), larger); err != nil {
 		t.Fatal(err)
 	}
-	if got := from(t, h.start(m, "larger")); got != sandbox.FromTemplate || h.engine.templates != 2 || len(m.Templates()) != 2 {
+	if got := from(t, h.start(m, "larger")); got != sandbox.FromTemplate || h.engine.templates != 3 || len(m.Templates()) != 3 {
 		t.Errorf("%s, %d templates were taken", got, h.engine.templates)
 	}
 }
@@ -110,6 +115,7 @@ func TestTemplateFails(t *testing.T) {
 			withTemplates(h)
 			m := h.boot()
 			h.create(m, "a")
+			name := "a"
 			if tc.damage != nil {
 				h.start(m, "a")
 				if _, err := m.Stop(t.Context(), "a", 0); err != nil {
@@ -118,6 +124,8 @@ func TestTemplateFails(t *testing.T) {
 				m.Close()
 				tc.damage(h)
 				m = h.boot()
+				name = "new"
+				h.create(m, name)
 			}
 			h.engine.mu.Lock()
 			h.engine.fails = func(step string) error {
@@ -127,7 +135,7 @@ func TestTemplateFails(t *testing.T) {
 				return nil
 			}
 			h.engine.mu.Unlock()
-			if got := from(t, h.start(m, "a")); got != tc.from {
+			if got := from(t, h.start(m, name)); got != tc.from {
 				t.Errorf("it goes on from %s, want %s", got, tc.from)
 			}
 			if n := h.engine.running(); n != 1 {
