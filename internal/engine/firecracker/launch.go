@@ -39,7 +39,7 @@ func (e *Engine) Launch(ctx context.Context, spec sandbox.MachineSpec) (sandbox.
 	if err != nil {
 		return nil, err
 	}
-	if spec.Template() && bin.version.Compare(minSaving) < 0 { // rather than after its boot
+	if spec.Template && bin.version.Compare(minSaving) < 0 { // rather than after its boot
 		return nil, unreliable(bin.version)
 	}
 	if spec.From != nil {
