@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	guestv1 "github.com/agentkernel/agentkernel/api/guest/v1"
+	"github.com/agentkernel/agentkernel/internal/guest/agent"
 	"github.com/agentkernel/agentkernel/internal/guest/boot"
 	"github.com/agentkernel/agentkernel/internal/guest/exec"
 	"github.com/agentkernel/agentkernel/internal/guest/identity"
@@ -55,6 +56,7 @@ func (r *root) complete() error {
 
 // warm brings into a template what each sandbox would have to make or to read first.
 func (r *root) warm(runner *exec.Runner) error {
+	agent.Warm()
 	if !r.rooted {
 		return runner.Warm(r.Top())
 	}
