@@ -187,6 +187,10 @@ func (a *agent) Hello(context.Context, *guestv1.HelloRequest) (*guestv1.HelloRes
 	return hello(), nil
 }
 
+func (a *agent) Ping(context.Context, *guestv1.PingRequest) (*guestv1.PingResponse, error) {
+	return &guestv1.PingResponse{}, nil
+}
+
 func (a *agent) List(ctx context.Context, req *guestv1.ListRequest) (*guestv1.ListResponse, error) {
 	if a.g.list == nil {
 		return &guestv1.ListResponse{}, nil
