@@ -124,7 +124,7 @@ func (m *Manager) watchGuest(b *box, machine sandbox.Machine, g *guest) {
 	for ; ctx.Err() == nil && b.savedTimes() != saves; err = watch() {
 		saves = b.savedTimes()
 	}
-	if ctx.Err() == nil && !errors.Is(err, context.Canceled) && !g.gone(machine.Done()) {
+	if ctx.Err() == nil && !errors.Is(err, context.Canceled) && !ended(machine.Done()) {
 		m.log.Warn("the guest's own events are lost until its next start", "sandbox", b.record().Spec.Name, "err", err)
 	}
 }

@@ -127,7 +127,7 @@ const noSlots = "there are none"
 
 // Pieces of what a guest says.
 var (
-	accepted = delimited(&guestv1.StreamResponse{})
+	accepted = slices.Clip(delimited(&guestv1.StreamResponse{})) // many append to it
 	anyFile  = pieceOf(encode(&guestv1.FileInfo{Name: []byte("/x"), Mode: 0o100644, Size: 1 << 40}))
 	output   = data(stdout(make([]byte, 32<<10)))
 	inSlot   = func(n uint32) []byte { return binary.BigEndian.AppendUint32(nil, 1<<31|n) }
@@ -194,7 +194,7 @@ var attacks = map[string]attack{
 	"stream: silence":              {stat, nil, false, onStream((*guest).silent)},
 	"stream: silence for a dial":   {dial, nil, false, onStream((*guest).silent)},
 	"stream: huge answer":          {stat, []string{"exceeded"}, false, streamSays([]byte("\xff\xff\xff\xff\x0f"))},
-	"stream: endless length":       {stat, []string{"varint"}, true, streamFloods(nil, []byte{0xff})},
+	"stream: endless length":       {stat, []string{"varint", "integer overflow"}, true, streamFloods(nil, []byte{0xff})},
 	"stream: errno 2^32-1":         {stat, []string{"in the sandbox"}, false, streamSays(delimited(&guestv1.StreamResponse{Errno: 1<<32 - 1, Message: "\x1b[2J"}))},
 	"files: huge piece":            {download, []string{"a length of"}, false, streamSays(accepted, []byte{0x3f, 0xff, 0xff, 0xff})},
 	"files: huge result":           {stat, []string{"a length of"}, false, streamSays(accepted, []byte{0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff})},
@@ -204,9 +204,9 @@ var attacks = map[string]attack{
 	"slots: instead of a file":     {download, []string{"should not be", noSlots}, false, streamSays(accepted, inSlot(1000))},
 	"slots: for a list":            {listing, []string{"there are none"}, false, streamSays(accepted, inSlot(1000))},
 	"slots: for a result":          {upload, []string{"there are none"}, false, streamSays(accepted, inSlot(1000))},
-	"slots: pieces without end":    {download, nil, false, streamFloods(append(accepted, anyFile...), inSlot(pieces.SlotSize))},
-	"slots: tiny pieces":           {download, nil, false, streamFloods(append(accepted, anyFile...), inSlot(1))},
-	"slots: the same, unread":      {deafDownload, nil, false, streamFloods(append(accepted, anyFile...), inSlot(pieces.SlotSize))},
+	"slots: pieces without end":    {download, []string{noSlots}, true, streamFloods(append(accepted, anyFile...), inSlot(pieces.SlotSize))},
+	"slots: tiny pieces":           {download, []string{noSlots}, true, streamFloods(append(accepted, anyFile...), inSlot(1))},
+	"slots: the same, unread":      {deafDownload, []string{noSlots, "EOF"}, true, streamFloods(append(accepted, anyFile...), inSlot(pieces.SlotSize))},
 	"slots: frees too many":        {upload, []string{"more slots", "slots were freed that nobody uses"}, false, streamSays(accepted, frees(pieces.NumSlots+1))},
 	"slots: frees nobody's":        {download, []string{"nobody uses"}, false, streamSays(accepted, frees(1))},
 	"slots: frees without end":     {upload, []string{"more slots", "slots were freed that nobody uses", "broken pipe"}, true, streamFloods(accepted, frees(1))},
