@@ -113,8 +113,7 @@ func (m migration) save(ctx context.Context, q *qmp, w io.Writer, limit int64, s
 		return err
 	case <-ctx.Done():
 		ours.Close()
-		<-copied
-		return context.Cause(ctx)
+		return errors.Join(context.Cause(ctx), explainCopy(<-copied))
 	}
 }
 

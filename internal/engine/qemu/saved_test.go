@@ -302,8 +302,8 @@ func TestSaveIsBounded(t *testing.T) {
 
 // A daemon that comes back learns from QEMU that the guest is paused, also when it was saved.
 func TestAdoptPaused(t *testing.T) {
-	e, from := newEngine(t), sandbox.SavedState{}
-	from = savedCounter(t, e)
+	e := newEngine(t)
+	from := savedCounter(t, e)
 	spec := newSpec(t, nil)
 	spec.From = &from
 	m := launch(t, e, spec)
