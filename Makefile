@@ -45,7 +45,7 @@ test-arm64: setup build ## cross-build the arm64 kernel and boot it under emulat
 	$(GO) test -count=1 -v -run 'TestImageOfAnotherArchitecture' ./test/vm
 
 test-firecracker: ready ## the microVM suites on FIRECRACKER=/path/to/firecracker [JAILER=/path/to/jailer], in an emulated machine where KVM is not good
-	$(GO) test -count=1 -v -timeout 90m ./test/nested -firecracker '$(abspath $(FIRECRACKER))' -jailer '$(abspath $(JAILER))'
+	$(GO) test -count=1 -v -timeout 4h ./test/nested -firecracker '$(abspath $(FIRECRACKER))' -jailer '$(abspath $(JAILER))'
 
 lint:
 	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...

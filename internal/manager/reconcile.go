@@ -15,6 +15,10 @@ import (
 // adoptTimeout is how long the guest agent of a microVM that was found again may take to answer.
 const adoptTimeout = 30 * time.Second
 
+// savingTimeout is adoptTimeout for one that was being saved when the last daemon died: some VMMs do nothing else until all memory is on
+// the disk.
+const savingTimeout = 10 * time.Minute
+
 // Reconcile reads all records and makes them true again: microVMs that still run are adopted, ends that nobody saw are
 // recorded, removals are finished, and runtime directories of nobody are deleted. Adopted sandboxes answer to requests
 // when their guest agent has answered; Reconcile does not wait for that.
@@ -153,7 +157,11 @@ func (m *Manager) repair(ctx context.Context, b *box) error {
 func (m *Manager) adopted(b *box, machine sandbox.Machine, published *publication, bindings []sandbox.Binding) {
 	rec := b.record()
 	log := m.log.With("sandbox", rec.Spec.Name)
-	ctx, cancel := context.WithTimeoutCause(m.ctx, adoptTimeout, fmt.Errorf("the guest agent did not answer within %v after the daemon came back", adoptTimeout))
+	patience := adoptTimeout
+	if rec.Saving {
+		patience = savingTimeout
+	}
+	ctx, cancel := context.WithTimeoutCause(m.ctx, patience, fmt.Errorf("the guest agent did not answer within %v after the daemon came back", patience))
 	defer cancel()
 	if rec.State == sandbox.Paused {
 		if err := m.adoptPaused(ctx, b, machine); err != nil {

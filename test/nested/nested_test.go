@@ -37,7 +37,7 @@ var suites = []struct{ name, run, user string }{
 }
 
 // suiteTimeout bounds one suite; with emulation a start takes seconds.
-const suiteTimeout = 20 * time.Minute
+const suiteTimeout = 60 * time.Minute
 
 func TestSuitesOnFirecracker(t *testing.T) {
 	switch {

@@ -391,7 +391,7 @@ func TestLaunchFails(t *testing.T) {
 		{"half an answer", modeHalf, nil, "unexpected EOF"},
 		{"does not start the guest", modePaused, nil, `"Not started"`},
 		{"too old", modeOld, nil, "is Firecracker 1.9.1, and at least 1.10.0"},
-		{"too old for a template", modeOlder, func(_ *testing.T, s *sandbox.MachineSpec) { s.Spares = []sandbox.Spare{{}} }, "what Firecracker 1.15.1 saves cannot be relied on"},
+		{"too old for a template", modeOlder, func(_ *testing.T, s *sandbox.MachineSpec) { s.Template = true }, "what Firecracker 1.15.1 saves cannot be relied on"},
 		{"no kernel", modeGood, func(t *testing.T, s *sandbox.MachineSpec) { remove(t, s.Kernel.Path) }, "find the kernel"},
 		{"no initramfs", modeGood, func(t *testing.T, s *sandbox.MachineSpec) { remove(t, s.Initrd) }, "find the initramfs"},
 		{"kernel is text", modeGood, func(t *testing.T, s *sandbox.MachineSpec) {

@@ -34,8 +34,8 @@ func unreliable(version fcapi.Version) error {
 }
 
 // Save has Firecracker write a state into the one directory of its that is on a disk, and moves it to dir. The guest gets an event
-// by which its vsock driver ends all connections, in this microVM too when it goes on; they are closed here at once. What Firecracker was told to do goes on when
-// ctx ends; the next request waits for it.
+// by which its vsock driver ends all connections, in this microVM too when it goes on; they are closed here at once. Firecracker cannot be told to leave
+// off: when ctx ends meanwhile, its end is waited for, as every other request would have to.
 func (m *machine) Save(ctx context.Context, dir string) (saved sandbox.SavedState, err error) {
 	select {
 	case m.saving <- struct{}{}:
@@ -54,12 +54,17 @@ func (m *machine) Save(ctx context.Context, dir string) (saved sandbox.SavedStat
 		return saved, err
 	}
 	defer func() { err = errors.Join(err, m.files.closeSaving()) }()
+	if ctx.Err() != nil {
+		return saved, fmt.Errorf("save the microVM: %w", context.Cause(ctx))
+	}
 	// Until it has the first request, which is at once, a stopped guest runs.
 	if err := m.Proc.Continue(); err != nil {
 		return saved, err
 	}
 	var version fcapi.Version
-	err = m.tell(ctx, func(c *fcapi.Client, ctx context.Context) error {
+	lasting, cancel := lastingFor(ctx, longestSave)
+	defer cancel()
+	err = m.tell(lasting, func(c *fcapi.Client, ctx context.Context) error {
 		if version = c.Running(); version.Compare(minSaving) < 0 {
 			return unreliable(version)
 		}
@@ -71,10 +76,13 @@ func (m *machine) Save(ctx context.Context, dir string) (saved sandbox.SavedStat
 		})
 	})
 	if err != nil {
-		return saved, m.explainSave(ctx, err)
+		return saved, m.explainSave(lasting, err)
 	}
 	m.link.reset()
 	m.reset.Store(true)
+	if ctx.Err() != nil {
+		return saved, fmt.Errorf("save the microVM: %w", context.Cause(ctx))
+	}
 	for _, name := range savedFiles {
 		if err := moveFile(ctx, filepath.Join(dir, name), filepath.Join(m.files.saving, name)); err != nil {
 			return saved, fmt.Errorf("take over what Firecracker has saved: %w", err)
@@ -100,6 +108,27 @@ func (m *machine) explainSave(ctx context.Context, err error) error {
 		return sandbox.Errorf(sandbox.Failure, hintFor(detail), "save the microVM: Firecracker has ended: %s", detail)
 	}
 	return fmt.Errorf("save the microVM: %w", err)
+}
+
+// longestSave is how long Firecracker may go on with a Save whose caller does not wait any more.
+const longestSave = 10 * time.Minute
+
+// lastingFor is ctx, ended later than that.
+func lastingFor(ctx context.Context, by time.Duration) (context.Context, context.CancelFunc) {
+	lasting, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.NewTimer(by)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			cancel(context.Cause(ctx))
+		case <-lasting.Done():
+		}
+	})
+	return lasting, func() {
+		stop()
+		cancel(nil)
+	}
 }
 
 // openSaving empties the directory that Firecracker saves to, and lets it write there. A VMM with a user of its own can fill a disk

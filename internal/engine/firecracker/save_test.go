@@ -273,6 +273,27 @@ func TestSaveFails(t *testing.T) {
 			t.Error("it was paused all the same")
 		}
 	})
+	// Firecracker cannot be told to leave off: whoever asks it next would wait for it.
+	t.Run("cancelled in the middle", func(t *testing.T) {
+		e, spec := newEngine(t, modeSlow), newSpec(t)
+		m := launch(t, e, spec)
+		why := errors.New("the client is gone")
+		ctx, cancel := context.WithTimeoutCause(t.Context(), slowness/2, why)
+		defer cancel()
+		if _, err := m.Save(ctx, t.TempDir()); !errors.Is(err, why) {
+			t.Errorf("%v, want why it was cancelled", err)
+		}
+		if console := consoleOf(t, spec); !strings.HasSuffix(console, "files/saving/memory\",\"snapshot_type\":\"Full\"}\n") {
+			t.Errorf("the console said %q", console)
+		}
+		if entries, err := os.ReadDir(filepath.Join(spec.LogDir, savingName)); len(entries) > 0 || err != nil {
+			t.Errorf("it left %v, %v", entries, err)
+		}
+		if err := m.Resume(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		checkGuest(t, m)
+	})
 	t.Run("of an old record", func(t *testing.T) {
 		e, spec := newEngine(t, modeGood), newSpec(t)
 		m := launch(t, e, spec)
