@@ -54,6 +54,9 @@ func (m *Manager) capture(ctx context.Context, b *box, dir string, how capturing
 		if err != nil && (e != nil || !halted) {
 			err = b.explainEnd(err)
 		}
+		if e != nil {
+			return // the next daemon tries again
+		}
 		m.log.Debug("went on after it was saved", "sandbox", c.rec.Spec.Name, "took", time.Since(began))
 		if e := m.setSaving(b, false); e != nil {
 			m.log.Warn("record that a sandbox goes on", "sandbox", c.rec.Spec.Name, "err", e) // it goes on once more with the next daemon
