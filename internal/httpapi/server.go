@@ -131,7 +131,7 @@ func (h *handler) RemoveSandbox(w http.ResponseWriter, r *http.Request, name api
 }
 
 func (h *handler) StartSandbox(w http.ResponseWriter, r *http.Request, name apiv1.Name, params apiv1.StartSandboxParams) {
-	timeout, err := milliseconds("timeout_ms", params.TimeoutMs, 120_000, 1)
+	timeout, err := milliseconds(params.TimeoutMs, 120_000, 1)
 	if err != nil {
 		h.fail(w, r, err)
 		return
@@ -141,7 +141,7 @@ func (h *handler) StartSandbox(w http.ResponseWriter, r *http.Request, name apiv
 }
 
 func (h *handler) StopSandbox(w http.ResponseWriter, r *http.Request, name apiv1.Name, params apiv1.StopSandboxParams) {
-	grace, err := milliseconds("timeout_ms", params.TimeoutMs, 10_000, 0)
+	grace, err := milliseconds(params.TimeoutMs, 10_000, 0)
 	if err != nil {
 		h.fail(w, r, err)
 		return
@@ -171,10 +171,11 @@ func (h *handler) GetLogs(w http.ResponseWriter, r *http.Request, name apiv1.Nam
 	}
 }
 
-func milliseconds(name string, value *int, otherwise, least int) (time.Duration, error) {
+// milliseconds reads timeout_ms.
+func milliseconds(value *int, otherwise, least int) (time.Duration, error) {
 	ms := or(value, otherwise)
 	if ms < least || ms > 3_600_000 {
-		return 0, sandbox.Errorf(sandbox.Invalid, fmt.Sprintf("use %d to 3600000", least), "%s %d is out of range", name, ms)
+		return 0, sandbox.Errorf(sandbox.Invalid, fmt.Sprintf("use %d to 3600000", least), "timeout_ms %d is out of range", ms)
 	}
 	return time.Duration(ms) * time.Millisecond, nil
 }

@@ -15,7 +15,7 @@ func (h *handler) SuspendSandbox(w http.ResponseWriter, r *http.Request, name ap
 }
 
 func (h *handler) ResumeSandbox(w http.ResponseWriter, r *http.Request, name apiv1.Name, params apiv1.ResumeSandboxParams) {
-	timeout, err := milliseconds("timeout_ms", params.TimeoutMs, 120_000, 1)
+	timeout, err := milliseconds(params.TimeoutMs, 120_000, 1)
 	if err != nil {
 		h.fail(w, r, err)
 		return
@@ -30,7 +30,7 @@ func (h *handler) ForkSandbox(w http.ResponseWriter, r *http.Request, name apiv1
 		h.fail(w, r, err)
 		return
 	}
-	timeout, err := milliseconds("timeout_ms", req.TimeoutMs, 120_000, 1)
+	timeout, err := milliseconds(req.TimeoutMs, 120_000, 1)
 	if err != nil {
 		h.fail(w, r, err)
 		return

@@ -66,7 +66,7 @@ func (m *Manager) capture(ctx context.Context, b *box, dir string, how capturing
 	if err := os.Mkdir(state, 0o700); err != nil {
 		return c, fmt.Errorf("make a directory for a saved microVM: %w", err)
 	}
-	if err := m.freeze(ctx, b, saver, how.sync); err != nil {
+	if err := m.freeze(ctx, b, how.sync); err != nil {
 		return c, err
 	}
 	began := time.Now()
@@ -108,8 +108,8 @@ func (b *box) explainEnd(err error) error {
 }
 
 // freeze has the guest freeze its commands. The vCPUs of a paused sandbox go on for that, and halt again.
-func (m *Manager) freeze(ctx context.Context, b *box, p sandbox.Pauser, sync bool) error {
-	g, err := m.reachable(ctx, b, p)
+func (m *Manager) freeze(ctx context.Context, b *box, sync bool) error {
+	g, err := m.reachable(ctx, b)
 	if err != nil {
 		return err
 	}

@@ -131,7 +131,7 @@ func (m *Manager) wake(ctx context.Context, b *box) (*guest, error) {
 }
 
 // reachable is the guest agent of a sandbox whose vCPUs may be halted, and go on for it.
-func (m *Manager) reachable(ctx context.Context, b *box, p sandbox.Pauser) (*guest, error) {
+func (m *Manager) reachable(ctx context.Context, b *box) (*guest, error) {
 	b.mu.Lock()
 	g, state := b.guest, b.rec.State
 	b.mu.Unlock()

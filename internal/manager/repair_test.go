@@ -17,7 +17,7 @@ import (
 // manager that was there stands for what a killed daemon leaves behind; the VMMs are those of a fake engine.
 func TestReconcileSavedOnes(t *testing.T) {
 	ctx := context.Background()
-	suspended := func(h *host, m *Manager, rec sandbox.Record) sandbox.Record {
+	suspended := func(h *host, m *Manager) sandbox.Record {
 		h.t.Helper()
 		if _, err := m.Suspend(ctx, "a"); err != nil {
 			h.t.Fatal(err)
@@ -83,30 +83,30 @@ func TestReconcileSavedOnes(t *testing.T) {
 			h.rewrite(m, rec, sandbox.Running, rec.Machine)
 		}, sandbox.Running, "memory of a", int(asItself)},
 		"suspended, its VMM not yet ended": {func(h *host, m *Manager, rec sandbox.Record, _ *fakeVMM) {
-			rec = suspended(h, m, rec)
+			rec = suspended(h, m)
 			h.launch(m, rec)
 		}, sandbox.Suspended, "memory of a", int(asItself)},
 		"being resumed, before the launch": {func(h *host, m *Manager, rec sandbox.Record, _ *fakeVMM) {
-			rec = suspended(h, m, rec)
+			rec = suspended(h, m)
 			h.rewrite(m, rec, sandbox.Starting, nil)
 		}, sandbox.Suspended, "memory of a", int(asItself)},
 		"being resumed, launched and not recorded": {func(h *host, m *Manager, rec sandbox.Record, _ *fakeVMM) {
-			rec = suspended(h, m, rec)
+			rec = suspended(h, m)
 			restored(h, m, rec)
 			h.rewrite(m, rec, sandbox.Starting, nil)
 		}, sandbox.Suspended, "memory of a", int(asItself)},
 		"being resumed, launched and written": {func(h *host, m *Manager, rec sandbox.Record, _ *fakeVMM) {
-			rec = suspended(h, m, rec)
+			rec = suspended(h, m)
 			restored(h, m, rec)
 			h.write(m, "a", "disk of a")
 			h.rewrite(m, rec, sandbox.Starting, nil)
 		}, sandbox.Failed, "", int(asBooted)},
 		"being resumed, launched and recorded": {func(h *host, m *Manager, rec sandbox.Record, _ *fakeVMM) {
-			rec = suspended(h, m, rec)
+			rec = suspended(h, m)
 			h.rewrite(m, rec, sandbox.Starting, restored(h, m, rec))
 		}, sandbox.Running, "memory of a", int(asItself)},
 		"given up, memory not yet deleted": {func(h *host, m *Manager, rec sandbox.Record, _ *fakeVMM) {
-			rec = suspended(h, m, rec)
+			rec = suspended(h, m)
 			rec.Restore = nil
 			h.rewrite(m, rec, sandbox.Stopped, nil)
 		}, sandbox.Stopped, "", int(asBooted)},
