@@ -96,7 +96,7 @@ func (m *Manager) goOn(ctx context.Context, b *box, g *guest) {
 	}
 	if err == nil {
 		rec := b.record()
-		rec.Hygiene = h
+		rec.Hygiene = h.After(rec.Hygiene)
 		err = m.save(b, rec)
 	}
 	if err != nil {

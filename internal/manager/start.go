@@ -82,7 +82,10 @@ func (m *Manager) startFrom(ctx context.Context, b *box, opts StartOptions, from
 			if from.booted() {
 				r.Restore = nil
 			}
-			r.Reason, r.Machine, r.Stages, r.Instructions, r.Hygiene, r.Bindings = "", nil, nil, 0, nil, bindings
+			if from == nil || from.kind != sandbox.RestoreSuspended {
+				r.Hygiene = nil
+			}
+			r.Reason, r.Machine, r.Stages, r.Instructions, r.Bindings = "", nil, nil, 0, bindings
 			r.StartedAt, r.FinishedAt = time.Now().UTC(), time.Time{}
 		})
 	})
@@ -202,7 +205,7 @@ func (m *Manager) boot(ctx context.Context, b *box, opts StartOptions, from *ori
 	}
 	if err == nil {
 		err = m.move(b, sandbox.Running, func(r *sandbox.Record) {
-			r.Stages, r.Instructions, r.Restore, r.Hygiene = stages.list, count, nil, hygiene
+			r.Stages, r.Instructions, r.Restore, r.Hygiene = stages.list, count, nil, hygiene.After(r.Hygiene)
 		})
 	}
 	if err != nil {

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 	"time"
 )
 
@@ -48,6 +49,19 @@ func (h *Hygiene) Failed() bool {
 		}
 	}
 	return false
+}
+
+// After is h of a sandbox of which old was known: one that goes on as itself keeps what it does not say anew.
+func (h *Hygiene) After(old *Hygiene) *Hygiene {
+	if h == nil || old == nil || h.From != FromItself {
+		return h
+	}
+	for _, item := range old.Items {
+		if !slices.ContainsFunc(h.Items, func(i HygieneItem) bool { return i.Name == item.Name }) {
+			h.Items = append(h.Items, item)
+		}
+	}
+	return h
 }
 
 // MachineID is the machine-id(5) of the sandbox with this id, in all of its starts: 32 hexadecimal digits.

@@ -88,3 +88,15 @@ func TestErrorKeepsItsCause(t *testing.T) {
 		t.Error("an unknown error has a kind of its own")
 	}
 }
+
+func TestHygieneAfter(t *testing.T) {
+	old := &Hygiene{From: FromBoot, Items: []HygieneItem{{Name: "clock", Result: HygieneFail}, {Name: "hostname", Result: HygienePass}}}
+	itself := &Hygiene{From: FromItself, Items: []HygieneItem{{Name: "clock", Result: HygienePass}}}
+	if got := itself.After(old); len(got.Items) != 2 || got.Failed() || got.Items[1].Name != "hostname" {
+		t.Errorf("%+v", got)
+	}
+	copied := &Hygiene{From: FromSnapshot}
+	if got := copied.After(old); len(got.Items) != 0 {
+		t.Errorf("%+v", got)
+	}
+}
