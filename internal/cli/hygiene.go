@@ -30,7 +30,7 @@ func (e *env) hygiene(ctx context.Context, names []string) error {
 			return err
 		}
 		if sb.Hygiene == nil {
-			return sandbox.Errorf(sandbox.Conflict, "start it with agentkernel start "+name, "sandbox %q has not been started, and nothing is known of what it shares with others", name)
+			return sandbox.Errorf(sandbox.Conflict, "agentkernel restart "+name+" has it looked at", "nothing is known of what sandbox %q shares with others: it was not started, or a daemon died while it was", name)
 		}
 		for _, item := range sb.Hygiene.Items {
 			failed = failed || item.Result == apiv1.HygieneFail

@@ -118,6 +118,7 @@ func (g *guest) takeUp(ctx context.Context, rec sandbox.Record) error {
 	} else if rec.State == sandbox.Starting || g.info().Awaits == guestrpc.AwaitsDisks {
 		return errors.New("the daemon died while it was restored")
 	}
-	_, err := g.resume(ctx, kind)
+	h, err := g.resume(ctx, kind)
+	g.tookUp = h
 	return err
 }

@@ -18,6 +18,7 @@ import (
 type guest struct {
 	machine  sandbox.Machine
 	identity guestrpc.Identity
+	tookUp   *sandbox.Hygiene // what was found when it was adopted while it was being restored
 
 	capabilities []string // what the guest agent named when it came
 

@@ -186,7 +186,7 @@ func (m *Manager) adopted(b *box, machine sandbox.Machine, published *publicatio
 	if err == nil {
 		switch {
 		case rec.State == sandbox.Starting:
-			err = m.move(b, sandbox.Running, func(r *sandbox.Record) { r.Restore = nil })
+			err = m.move(b, sandbox.Running, func(r *sandbox.Record) { r.Restore, r.Hygiene = nil, g.tookUp.After(r.Hygiene) })
 		case rec.Saving:
 			err = m.setSaving(b, false)
 		}
