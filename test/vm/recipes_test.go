@@ -2,7 +2,15 @@ package vm
 
 import (
 	"encoding/json"
+	"encoding/pem"
 	"flag"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -50,6 +58,7 @@ func TestRecipes(t *testing.T) {
 		t.Skip("it downloads some 300 MB and takes minutes: make test-recipes")
 	}
 	h := newImageHome(t)
+	t.Run("TLS", func(t *testing.T) { testCompiledCurl(t, h) })
 	for _, r := range recipeTests {
 		t.Run(r.name, func(t *testing.T) {
 			var m struct{ Size int64 }
@@ -82,5 +91,50 @@ func TestRecipes(t *testing.T) {
 				t.Errorf("as agent: %+v", got)
 			}
 		})
+	}
+}
+
+// testCompiledCurl has the curl of the images, which is static, talk to a server of this host: sandboxes have no network.
+func testCompiledCurl(t *testing.T, h *home) {
+	if runtime.GOOS != "linux" {
+		t.Skip("the images' curl does not run here")
+	}
+	h.ok("image", "build", "base")
+	found, err := filepath.Glob(filepath.Join(hostData, "cache/image/built-*/root/usr/bin/curl"))
+	if err != nil || len(found) == 0 {
+		t.Fatalf("nothing was compiled: %v", err)
+	}
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "right") }))
+	defer server.Close()
+	trusted := filepath.Join(t.TempDir(), "ca.pem")
+	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	if err := os.WriteFile(trusted, cert, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	port := server.URL[strings.LastIndexByte(server.URL, ':')+1:]
+	for _, c := range []struct {
+		host, ca string
+		ok       bool
+	}{{"example.com", trusted, true}, {"example.com", "", false}, {"example.org", trusted, false}} {
+		ran := false
+		for _, curl := range found {
+			if exec.Command(curl, "--version").Run() != nil {
+				continue // of another architecture
+			}
+			ran = true
+			args := []string{"-sS", "--resolve", c.host + ":" + port + ":127.0.0.1", "https://" + c.host + ":" + port + "/"}
+			if c.ca != "" {
+				args = append(args, "--cacert", c.ca)
+			}
+			cmd := exec.Command(curl, args...)
+			cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+			out, err := cmd.CombinedOutput()
+			if (err == nil && string(out) == "right") != c.ok {
+				t.Errorf("%s of %s, trusting %q: %v\n%s", curl, c.host, c.ca, err, out)
+			}
+		}
+		if !ran {
+			t.Fatal("no curl for this host's architecture was compiled")
+		}
 	}
 }
