@@ -65,14 +65,16 @@ func (e *NameError) Error() string {
 
 // split returns the components of a member's name below the target: none for the target itself. A leading slash means
 // nothing, as for tar; a component ".." is refused.
-func split(name string) ([]string, error) {
+func split(name string) ([]string, error) { return appendSplit(nil, name) }
+
+// appendSplit appends what split returns.
+func appendSplit(parts []string, name string) ([]string, error) {
 	if len(name) > maxName {
 		return nil, &NameError{name, fmt.Sprintf("has a name of %d bytes, more than %d", len(name), maxName)}
 	}
 	if strings.IndexByte(name, 0) >= 0 {
 		return nil, &NameError{name, "has a NUL in its name"}
 	}
-	var parts []string
 	for part := range strings.SplitSeq(name, "/") {
 		switch part {
 		case "", ".":

@@ -69,6 +69,7 @@ type unpacker struct {
 	tree     tree
 	buf      []byte
 	umask    uint32
+	parts    []string // of the last member's name; used again for the next
 	warnings Warnings
 }
 
@@ -128,10 +129,11 @@ func (u *unpacker) member(t io.Reader, h *tar.Header) error {
 	if h.Typeflag == tar.TypeXGlobalHeader {
 		return nil
 	}
-	parts, err := split(h.Name)
+	parts, err := appendSplit(u.parts[:0], h.Name)
 	if err != nil {
 		return err
 	}
+	u.parts = parts
 	if len(parts) == 0 {
 		if h.Typeflag == tar.TypeDir {
 			return nil
@@ -181,6 +183,9 @@ func (u *unpacker) allowed(name string, parts []string) error {
 
 // named adds the member's name to an error of the system.
 func named(err error, name string) error {
+	if err == nil {
+		return nil
+	}
 	var errno unix.Errno
 	if errors.As(err, &errno) && !strings.Contains(err.Error(), name) {
 		return fmt.Errorf("write %.200q: %w", name, err)
