@@ -64,7 +64,7 @@ func TestStats(t *testing.T) {
 		}
 		for _, line := range []string{
 			`agentkernel_sandboxes{state="running"} 1`, `agentkernel_sandboxes{state="created"} 1`, `agentkernel_sandbox_starts_total{result="ok"} 1`,
-			`agentkernel_sandbox_start_stage_seconds_count{stage="kernel"} 1`, `agentkernel_execs_total{result="zero"} 1`,
+			`agentkernel_sandbox_start_stage_seconds_count{stage="fork"} 1`, `agentkernel_execs_total{result="zero"} 1`,
 			`agentkernel_exec_duration_seconds_count 1`, `agentkernel_vmm_resident_memory_bytes{sandbox="a"} `,
 		} {
 			if !strings.Contains(string(text), "\n"+line) {
