@@ -21,8 +21,6 @@ import (
 // sector is what positions, lengths and addresses are multiples of: the logical block size of a virtio-blk disk.
 const sector = 512
 
-const regionSize = pieces.NumSlots * pieces.SlotSize
-
 // Disk is the upper disk.
 type Disk struct {
 	upper func() int // descriptor of a directory on it
