@@ -32,19 +32,10 @@ func poolSpec(name string) sandbox.Spec {
 // settled waits until the pool has n microVMs and makes none.
 func settled(t *testing.T, m *Manager, n int) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for {
-		if i := m.PoolStatus().Images[0]; i.Ready == n && !i.Making {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("%+v, want %d ready", m.PoolStatus(), n)
-		}
-	}
+	eventually(t, func() bool {
+		i := m.PoolStatus().Images[0]
+		return i.Ready == n && !i.Making
+	})
 }
 
 // A microVM of the pool is used by one sandbox, which has its own names, and is replaced.

@@ -54,7 +54,7 @@ func (m *Manager) makePooled(ctx context.Context, image string) (_ *pooled, err 
 
 // startPooled starts the microVM of p, whose files are in dir.
 func (m *Manager) startPooled(ctx context.Context, p *pooled, dir string) (err error) {
-	from, err := m.fromTemplate(ctx, p.rec, true)
+	from, _, err := m.fromTemplate(ctx, p.rec, true)
 	if err != nil {
 		return err
 	}

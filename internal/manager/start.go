@@ -146,12 +146,15 @@ func (m *Manager) bring(ctx context.Context, b *box, opts StartOptions, from *or
 		}
 		m.log.Warn("a microVM of the pool cannot be used", "sandbox", name, "err", err)
 	}
-	from, err := m.fromTemplate(ctx, b.record(), opts.first)
+	from, later, err := m.fromTemplate(ctx, b.record(), opts.first)
 	if err != nil {
 		return err
 	}
 	defer from.close()
 	err = m.boot(ctx, b, opts, from, started)
+	if err == nil && later != nil {
+		later()
+	}
 	if err == nil || from == nil || ctx.Err() != nil {
 		return err
 	}

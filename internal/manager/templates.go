@@ -49,15 +49,16 @@ func newTemplates() *templates {
 }
 
 // fromTemplate is the template for a sandbox that is to be started, which is taken if need be. It is nil when the sandbox is to boot.
-// A sandbox that is started for the first time is given a template with an upper disk, of which it gets a copy in place of its own.
-func (m *Manager) fromTemplate(ctx context.Context, rec sandbox.Record, first bool) (*origin, error) {
+// A first start may get another upper disk. A later one does not wait for a template that is missing: it has waited for one already.
+// That one is taken when later, which may be nil, is called.
+func (m *Manager) fromTemplate(ctx context.Context, rec sandbox.Record, first bool) (from *origin, later func(), err error) {
 	r, ok := m.d.Engine.(sandbox.Restorer)
 	if !ok || m.d.Templates == nil {
-		return nil, nil
+		return nil, nil, nil
 	}
 	spec, err := m.launchSpec(ctx, rec, StartOptions{}, nil)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	upperMiB := 0
 	if first {
@@ -66,15 +67,18 @@ func (m *Manager) fromTemplate(ctx context.Context, rec sandbox.Record, first bo
 	id, err := m.templateID(ctx, spec, rec.Image, upperMiB)
 	if err != nil {
 		m.log.Info("a start without a template", "sandbox", rec.Spec.Name, "err", err)
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err := m.templates.paused(id); err != nil {
 		m.log.Debug("a start without a template", "sandbox", rec.Spec.Name, "template", id, "err", err)
-		return nil, nil
+		return nil, nil, nil
 	}
-	from, err := m.useTemplate(ctx, r, id)
+	from, err = m.useTemplate(ctx, r, id)
 	if from == nil && err == nil {
-		if err = m.makeTemplate(ctx, r, id, spec, rec, upperMiB); err == nil {
+		if !first {
+			return nil, func() { m.makeTemplate(r, id, spec, rec, upperMiB) }, nil
+		}
+		if err = m.awaitTemplate(ctx, m.makeTemplate(r, id, spec, rec, upperMiB)); err == nil {
 			if from, err = m.useTemplate(ctx, r, id); from == nil && err == nil {
 				err = errors.New("it is gone already, or cannot be restored")
 			}
@@ -85,12 +89,12 @@ func (m *Manager) fromTemplate(ctx context.Context, rec sandbox.Record, first bo
 	}
 	if ctx.Err() != nil {
 		from.close()
-		return nil, context.Cause(ctx)
+		return nil, nil, context.Cause(ctx)
 	}
 	if err != nil {
 		m.log.Warn("a start without a template", "sandbox", rec.Spec.Name, "template", id, "err", err)
 	}
-	return from, nil
+	return from, nil, nil
 }
 
 // templateID is a digest of all that a template depends on. upperMiB is the size of its upper disk, or 0 when it has none.
@@ -190,30 +194,35 @@ func (m *Manager) useTemplate(ctx context.Context, r sandbox.Restorer, id string
 	return nil, m.d.Templates.Remove(id)
 }
 
-// makeTemplate takes a template, or waits for the start that takes it.
-func (m *Manager) makeTemplate(ctx context.Context, r sandbox.Restorer, id string, spec sandbox.MachineSpec, rec sandbox.Record, upperMiB int) error {
+// makeTemplate begins to take a template, unless that is under way.
+func (m *Manager) makeTemplate(r sandbox.Restorer, id string, spec sandbox.MachineSpec, rec sandbox.Record, upperMiB int) *making {
 	t := m.templates
 	t.mu.Lock()
-	it := t.making[id]
-	if it == nil {
-		if !m.inBackground() {
-			t.mu.Unlock()
-			return errors.New("the daemon ends")
-		}
-		it = &making{done: make(chan struct{})}
-		t.making[id] = it
-		go func() { // for all who wait, also when the first of them goes away
-			defer m.background.Done()
-			it.err = m.takeTemplate(m.ctx, r, id, spec, rec, upperMiB)
-			t.mu.Lock()
-			delete(t.making, id)
-			t.mu.Unlock()
-			t.record(id, it.err)
-			close(it.done)
-			m.pruneTemplates(id)
-		}()
+	defer t.mu.Unlock()
+	if it := t.making[id]; it != nil {
+		return it
 	}
-	t.mu.Unlock()
+	it := &making{done: make(chan struct{})}
+	if !m.inBackground() {
+		it.err = errors.New("the daemon ends")
+		close(it.done)
+		return it
+	}
+	t.making[id] = it
+	go func() { // for all who wait, also when the first of them goes away
+		defer m.background.Done()
+		it.err = m.takeTemplate(m.ctx, r, id, spec, rec, upperMiB)
+		t.mu.Lock()
+		delete(t.making, id)
+		t.mu.Unlock()
+		t.record(id, it.err)
+		close(it.done)
+		m.pruneTemplates(id)
+	}()
+	return it
+}
+
+func (m *Manager) awaitTemplate(ctx context.Context, it *making) error {
 	select {
 	case <-it.done:
 		return it.err

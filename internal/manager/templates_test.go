@@ -72,6 +72,13 @@ func TestTemplate(t *testing.T) {
 	}
 	m.Close()
 	m = h.boot()
+	if got := from(t, h.start(m, "a0")); got != sandbox.FromBoot { // which does not wait for that
+		t.Error(got)
+	}
+	eventually(t, func() bool { return len(m.Templates()) == 2 })
+	if _, err := m.Stop(t.Context(), "a0", time.Second); err != nil {
+		t.Fatal(err)
+	}
 	if got := from(t, h.start(m, "a0")); got != sandbox.FromTemplate || h.engine.templates != 2 {
 		t.Errorf("%s, %d templates were taken", got, h.engine.templates)
 	}
@@ -91,6 +98,20 @@ func TestTemplate(t *testing.T) {
 	}
 	if got := from(t, h.start(m, "larger")); got != sandbox.FromTemplate || h.engine.templates != 3 || len(m.Templates()) != 3 {
 		t.Errorf("%s, %d templates were taken", got, h.engine.templates)
+	}
+}
+
+func eventually(t *testing.T, ok func() bool) {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal("it does not come to that")
+		}
 	}
 }
 
