@@ -99,7 +99,7 @@ func TestBadImages(t *testing.T) {
 	if err := os.WriteFile(upper, make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	h.fails(125, []string{"the end of its console", "agentkernel: cannot go on: mount", "on /upper"}, "start", "--cold", "spoiled")
+	h.fails(125, []string{"the end of its console", "agentkernel: cannot go on: mount", "on upper"}, "start", "--cold", "spoiled")
 	h.expectState("spoiled", "failed")
 	if log := h.ok("logs", "spoiled"); !strings.Contains(log, "agentkernel: cannot go on: mount") {
 		t.Errorf("logs: %s", log)
