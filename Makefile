@@ -53,9 +53,8 @@ lint:
 bench-image: ## each step of a container image of 500 MB, beside docker where it runs
 	$(GO) test -run XXX -bench Pull500MB -benchtime 1x -v ./internal/image
 
-bench: ready ## where the time of a boot goes, and what an exec costs
-	$(BIN) bench boot -n 10
-	$(BIN) bench exec -n 100
+bench: ready ## what everything costs on this host
+	$(BIN) bench all
 
 stress: ready ## 100 microVMs booted, used and shut down; fails when anything goes wrong or is left over
 	$(BIN) stress --count 100

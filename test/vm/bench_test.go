@@ -11,11 +11,15 @@ import (
 // bench runs one benchmark.
 func (h *home) bench(args ...string) bench.Section {
 	h.t.Helper()
+	args = append([]string{"bench", "--json"}, args...)
+	if *engineAsked != "" {
+		args = append(args, "--engine", *engineAsked)
+	}
 	var r bench.Report
-	if err := json.Unmarshal([]byte(h.ok(append([]string{"bench", "--json"}, args...)...)), &r); err != nil {
+	if err := json.Unmarshal([]byte(h.ok(args...)), &r); err != nil {
 		h.t.Fatal(err)
 	}
-	if r.Format != bench.Format || len(r.Sections) != 1 || r.Sections[0].Name != args[0] || r.Host.CPUs == 0 || len(r.Host.VMMs) == 0 {
+	if r.Format != bench.Format || len(r.Sections) != 1 || r.Sections[0].Name != args[2] || r.Host.CPUs == 0 || len(r.Host.VMMs) == 0 {
 		h.t.Fatalf("%+v", r)
 	}
 	return r.Sections[0]
