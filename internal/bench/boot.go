@@ -17,7 +17,7 @@ func Boot(ctx context.Context, e *Env) (Section, error) {
 	var sb client.Sandbox
 	for i := range e.N {
 		var err error
-		if sb, err = e.boot(ctx, &t, client.StartOptions{}); err != nil {
+		if sb, err = e.boot(ctx, &t, client.StartOptions{Cold: true}); err != nil {
 			return s, err
 		}
 		e.Progress(i+1, e.N)

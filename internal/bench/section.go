@@ -24,7 +24,9 @@ type Section struct {
 	Setup  string    `json:"setup"` // of what, and how often
 	Times  []Summary `json:"times,omitempty"`
 	Values []Value   `json:"values,omitempty"`
-	Notes  []string  `json:"notes,omitempty"` // what was not measured, and why
+	Notes  []string  `json:"notes,omitempty"`
+	// Unmeasured are budgets that could not be looked at, with the reason.
+	Unmeasured []string `json:"unmeasured,omitempty"`
 }
 
 // The units of values, besides those that need no word.

@@ -38,7 +38,8 @@ type benchmark struct {
 func benchmarks() []benchmark {
 	return []benchmark{
 		{name: "boot", short: "Time the stages of cold boots, and count guest instructions where the CPU is emulated", n: 10, run: bench.Boot},
-		{name: "run", short: "Time the command line's run of true, from the making of a sandbox to its removal", n: 10, compare: true, run: bench.Run},
+		{name: "start", short: "Time starts from a template and cold boots, in turns, to the end of the first command", n: 10, budgets: true, run: bench.Start},
+		{name: "run", short: "Time the command line's run of true, from the making of a sandbox to its removal", n: 10, compare: true, budgets: true, run: bench.Run},
 		{name: "exec", short: "Time execs in a running sandbox", n: 100, compare: true, run: bench.Exec,
 			flags: func(fs *pflag.FlagSet, e *bench.Env) {
 				fs.IntVar(&e.Parallel, "parallel", 50, "run so many at once as well; 0: none")
@@ -58,24 +59,30 @@ func benchmarks() []benchmark {
 				}
 				return bench.Create(ctx, be, dirs.State)
 			}},
-		{name: "memory", short: "Measure what idle sandboxes take of the host's memory", n: 4, run: bench.Memory},
+		{name: "snapshot", short: "Time snapshots of a running sandbox, starts from them, suspend and resume", n: 10, budgets: true, run: bench.Snapshot},
+		{name: "fork", short: "Time running copies of a running sandbox", n: 10, run: bench.Fork},
+		{name: "memory", short: "Measure what idle sandboxes take of the host's memory", n: 4, budgets: true, run: bench.Memory},
 		{name: "idle", short: "Measure what a sandbox takes while nothing happens in it", run: bench.Idle,
 			flags: func(fs *pflag.FlagSet, e *bench.Env) {
 				fs.DurationVar(&e.Idle, "for", 20*time.Second, "how long it is watched")
 			}},
-		{name: "stress", short: "Time many sandboxes at once: the command stress, as a benchmark", n: 100, compare: true, budgets: true, run: benchStress,
-			flags: func(fs *pflag.FlagSet, e *bench.Env) {
-				fs.IntVar(&e.Parallel, "parallel", 2*runtime.NumCPU(), "how many at once")
-			}},
+		{name: "stress", short: "Time many sandboxes at once: the command stress, as a benchmark", n: 100, compare: true, budgets: true, run: benchStress(false), flags: atOnce},
+		{name: "stress-cold", short: "Time many sandboxes at once that boot: stress --cold, as a benchmark", n: 100, budgets: true, run: benchStress(true), flags: atOnce},
 	}
 }
 
-func benchStress(ctx context.Context, e *bench.Env) (bench.Section, error) {
-	dirs, err := paths.Find(os.Getenv)
-	if err != nil {
-		return bench.Section{}, err
+func atOnce(fs *pflag.FlagSet, e *bench.Env) {
+	fs.IntVar(&e.Parallel, "parallel", 2*runtime.NumCPU(), "how many at once")
+}
+
+func benchStress(cold bool) func(context.Context, *bench.Env) (bench.Section, error) {
+	return func(ctx context.Context, e *bench.Env) (bench.Section, error) {
+		dirs, err := paths.Find(os.Getenv)
+		if err != nil {
+			return bench.Section{}, err
+		}
+		return stress.Bench(ctx, e, cold, dirs.Sandboxes(), dirs.Runtime)
 	}
-	return stress.Bench(ctx, e, dirs.Sandboxes(), dirs.Runtime)
 }
 
 func benchCommand(e *env) *cobra.Command {
@@ -249,6 +256,9 @@ func (e *env) section(s bench.Section) error {
 	}
 	if err := w.Flush(); err != nil {
 		return err
+	}
+	for _, what := range s.Unmeasured {
+		fmt.Fprintln(e.out, "not measured:", what)
 	}
 	for _, note := range s.Notes {
 		fmt.Fprintln(e.out, "note:", note)

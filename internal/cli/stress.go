@@ -2,8 +2,10 @@ package cli
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -23,6 +25,7 @@ const maxStress = 10_000
 func stressCommand(e *env) *cobra.Command {
 	count, parallel := 100, 2*runtime.NumCPU()
 	var image, memory, engine string
+	var cold bool
 	cmd := &cobra.Command{
 		Use: "stress", Short: "Boot many sandboxes, have each answer, shut them down, and look for what is left", Args: cobra.NoArgs,
 		Long: "Boot many sandboxes, have each compute an answer that is checked, shut each down gracefully and remove it. Then look for\n" +
@@ -56,7 +59,7 @@ func stressCommand(e *env) *cobra.Command {
 			defer c.Close()
 			p := newProgress(e.errOut)
 			r, err := stress.Run(cmd.Context(), c, stress.Options{
-				Count: count, Parallel: parallel, Request: req, Sandboxes: dirs.Sandboxes(), Runtime: dirs.Runtime,
+				Count: count, Parallel: parallel, Request: req, Start: client.StartOptions{Cold: cold}, Sandboxes: dirs.Sandboxes(), Runtime: dirs.Runtime,
 				Progress: func(done, of int) { p.update("sandboxes", "", int64(done), int64(of)) },
 			})
 			p.end()
@@ -82,6 +85,7 @@ func stressCommand(e *env) *cobra.Command {
 	fs := cmd.Flags()
 	fs.IntVarP(&count, "count", "n", count, "how many sandboxes")
 	fs.IntVar(&parallel, "parallel", parallel, "how many at once (default two for each processor)")
+	fs.BoolVar(&cold, "cold", false, "boot each, in place of going on from a template")
 	fs.StringVar(&engine, "engine", "", "what runs the microVMs: "+strings.Join(sandbox.Engines, ", ")+" (default auto, or the user's configuration)")
 	fs.StringVar(&image, "image", sandbox.DefaultImage, "image; it must have sh and sha256sum")
 	fs.StringVarP(&memory, "memory", "m", "128M", "memory of each microVM")
@@ -102,6 +106,7 @@ func (e *env) stressReport(r stress.Report) error {
 	}
 	fmt.Fprintln(w)
 	row("passed", "%d of %d", r.Passed, r.Count)
+	row("started from", "%s", counts(r.From))
 	row("failed", "%d, %d of them with a wrong answer", r.Failed, r.WrongAnswers)
 	row("wall", "%.1f s, %.0f ms a sandbox", r.WallSeconds, 1000*r.WallSeconds/float64(max(1, r.Passed+r.Failed)))
 	if m := r.Memory; m.VMMMax > 0 {
@@ -131,6 +136,15 @@ func (e *env) stressReport(r stress.Report) error {
 		fmt.Fprintln(e.out, "  not checked:", what)
 	}
 	return nil
+}
+
+// counts are numbers of things, by name.
+func counts(of map[string]int) string {
+	var list []string
+	for _, name := range slices.Sorted(maps.Keys(of)) {
+		list = append(list, fmt.Sprintf("%s: %d", name, of[name]))
+	}
+	return strings.Join(list, ", ")
 }
 
 func countOrNothing(n int) string {

@@ -13,7 +13,18 @@ import (
 // The stress test with few microVMs, two at once.
 func TestStress(t *testing.T) {
 	h := newHome(t)
-	args := []string{"stress", "--count", "3", "--parallel", "2", "--json"}
+	for _, tc := range []struct {
+		from string
+		args []string
+	}{{"template", nil}, {"boot", []string{"--cold"}}} {
+		h.stress(tc.from, tc.args...)
+	}
+}
+
+func (h *home) stress(from string, args ...string) {
+	h.t.Helper()
+	t := h.t
+	args = append([]string{"stress", "--count", "3", "--parallel", "2", "--json"}, args...)
 	if *engineAsked != "" {
 		args = append(args, "--engine", *engineAsked)
 	}
@@ -21,7 +32,7 @@ func TestStress(t *testing.T) {
 	if err := json.Unmarshal([]byte(h.ok(args...)), &r); err != nil {
 		t.Fatal(err)
 	}
-	if !r.OK() || r.Passed != 3 || len(r.Unchecked) != 0 || r.Memory.VMMMin == 0 || r.Daemon.DescriptorsAfter == 0 {
+	if !r.OK() || r.Passed != 3 || r.From[from] != 3 || len(r.Unchecked) != 0 || r.Memory.VMMMin == 0 || r.Daemon.DescriptorsAfter == 0 {
 		t.Errorf("%+v", r)
 	}
 	for _, s := range r.Steps {

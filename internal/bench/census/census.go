@@ -14,6 +14,12 @@ type Process struct {
 	Command string // its arguments, cut to 200 bytes
 }
 
+// Identity tells a process from those that have its PID before and after it.
+type Identity struct {
+	PID   int
+	Start uint64 // the kernel's clock ticks since its boot
+}
+
 // Activity is what the threads of a process that now live have done since their start.
 type Activity struct {
 	CPU      time.Duration

@@ -54,6 +54,19 @@ func marked(args []byte, wanted map[string]bool) string {
 	}
 }
 
+// Identify returns the identity of a process that runs. Source: proc_pid_stat(5), field 22.
+func Identify(pid int) (Identity, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return Identity{}, fmt.Errorf("identify process %d: %w", pid, err)
+	}
+	f := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:]) // from field 3 on
+	if len(f) < 20 {
+		return Identity{}, fmt.Errorf("identify process %d: its stat line has too few fields", pid)
+	}
+	return Identity{pid, number(f[19])}, nil
+}
+
 // Zombies returns the ended children of a process that it has not waited for. Source: proc_pid_stat(5).
 func Zombies(parent int) ([]int, error) {
 	pids, err := processes()

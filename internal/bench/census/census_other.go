@@ -12,6 +12,9 @@ var errNoProc = fmt.Errorf("this host has no /proc: %w", errors.ErrUnsupported)
 // Processes returns an error that is errors.ErrUnsupported.
 func Processes([]string) ([]Process, error) { return nil, errNoProc }
 
+// Identify returns an error that is errors.ErrUnsupported.
+func Identify(int) (Identity, error) { return Identity{}, errNoProc }
+
 // Zombies returns an error that is errors.ErrUnsupported.
 func Zombies(int) ([]int, error) { return nil, errNoProc }
 

@@ -41,6 +41,9 @@ func section(s bench.Section) string {
 			fmt.Fprintf(&b, "| %s | %s |\n", cell(v.Name), v)
 		}
 	}
+	for _, what := range s.Unmeasured {
+		fmt.Fprintf(&b, "\nNot measured: %s.\n", cell(what))
+	}
 	for _, note := range s.Notes {
 		fmt.Fprintf(&b, "\nNote: %s.\n", cell(note))
 	}

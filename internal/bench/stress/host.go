@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/agentkernel/agentkernel/internal/bench/census"
@@ -97,21 +98,60 @@ func (r *runner) compare(ctx context.Context, before *view) error {
 			others[sb.Id] = true
 		}
 	}
+	pool, err := r.api.Pool(ctx)
+	if err != nil {
+		return err
+	}
 	r.api.Close()
+	if err := r.leftFiles(before, others); err != nil {
+		return err
+	}
+	r.leftOnHost()
+	r.leftInDaemon(maps.Equal(before.others, others) && len(pool.Images) == 0)
+	return nil
+}
+
+// leftFiles looks for what is new in the directories, for a while: what belongs to a microVM of the pool has a process soon, or is gone.
+func (r *runner) leftFiles(before *view, others map[string]bool) error {
+	deadline := time.NewTimer(settleTime)
+	defer deadline.Stop()
+	tick := time.NewTicker(settleStep)
+	defer tick.Stop()
+	for {
+		files, err := r.newFiles(before, others)
+		if err != nil || len(files) == 0 {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			for _, file := range files {
+				r.left("file %s", file)
+			}
+			return nil
+		}
+	}
+}
+
+// newFiles are entries that were not there before, and that no other sandbox and no other microVM has.
+func (r *runner) newFiles(before *view, others map[string]bool) (files []string, err error) {
 	for dir, had := range before.entries {
 		now, err := names(dir)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for _, name := range now {
-			if !slices.Contains(had, name) && !others[name] {
-				r.left("file %s", filepath.Join(dir, name))
+			id := name[strings.LastIndexByte(name, '-')+1:] // a directory that is being made or removed has a prefix
+			if slices.Contains(had, name) || others[id] {
+				continue
 			}
+			if p, err := census.Processes([]string{id}); err == nil && len(p) > 0 && !slices.Contains(r.ids, id) {
+				continue
+			}
+			files = append(files, filepath.Join(dir, name))
 		}
 	}
-	r.leftOnHost()
-	r.leftInDaemon(before.others, others)
-	return nil
+	return files, nil
 }
 
 // leftOnHost looks for processes and sockets.
@@ -120,8 +160,15 @@ func (r *runner) leftOnHost() {
 	if err != nil {
 		r.unchecked("processes", err)
 	}
+	told := map[int]bool{}
 	for _, p := range processes {
+		told[p.PID] = true
 		r.left("process %d: %s", p.PID, p.Command)
+	}
+	for _, vmm := range r.vmms { // also one that has another name
+		if now, err := census.Identify(vmm.PID); err == nil && now == vmm && !told[vmm.PID] {
+			r.left("process %d, a VMM", vmm.PID)
+		}
 	}
 	if len(r.ids) == 0 {
 		return
@@ -136,7 +183,9 @@ func (r *runner) leftOnHost() {
 }
 
 // leftInDaemon looks at what the daemon holds.
-func (r *runner) leftInDaemon(before, after map[string]bool) {
+//
+// alone says that nothing else has made it open or close descriptors: it keeps some for each microVM.
+func (r *runner) leftInDaemon(alone bool) {
 	if u, err := procusage.Of(r.daemon, 0, true); err == nil {
 		r.report.Daemon.MemoryAfter = u.PSS
 		r.report.Daemon.MemoryPeak = max(r.report.Daemon.MemoryPeak, u.PSS)
@@ -144,10 +193,10 @@ func (r *runner) leftInDaemon(before, after map[string]bool) {
 	d := &r.report.Daemon
 	var err error
 	if d.DescriptorsAfter, err = r.settled(func(now, _ int) bool { return now <= d.DescriptorsBefore }); err == nil && d.DescriptorsAfter > d.DescriptorsBefore {
-		if maps.Equal(before, after) {
+		if alone {
 			r.left("%d descriptors of the daemon, before it had %d", d.DescriptorsAfter, d.DescriptorsBefore)
 		} else {
-			r.unchecked("descriptors", errors.New("others have used the daemon meanwhile"))
+			r.unchecked("descriptors", errors.New("others have used the daemon meanwhile, or its pool has"))
 		}
 	}
 	zombies, err := census.Zombies(r.daemon)

@@ -12,7 +12,7 @@ import (
 // A VMM, a socket and a descriptor that stay are found, whoever was to end them.
 func TestRunFindsWhatTheHostHas(t *testing.T) {
 	f := newFake(t)
-	const id = "0000000000000002" // of the first that counts
+	id := f.id(2) // of the first that counts
 	var cmd *exec.Cmd
 	f.starts = func(name string) error {
 		if !strings.HasSuffix(name, "-0") {

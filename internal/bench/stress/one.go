@@ -9,6 +9,7 @@ import (
 	"time"
 
 	apiv1 "github.com/agentkernel/agentkernel/api/v1"
+	"github.com/agentkernel/agentkernel/internal/bench/census"
 	"github.com/agentkernel/agentkernel/internal/procusage"
 	"github.com/agentkernel/agentkernel/pkg/client"
 )
@@ -89,6 +90,7 @@ func (r *runner) one(ctx context.Context, suffix string) (o outcome) {
 	}) {
 		return o
 	}
+	r.started(o.sandbox)
 	if !step(stepExec, time.Now(), func() error { return r.ask(ctx, o.name) }) {
 		return o
 	}
@@ -111,6 +113,21 @@ func (r *runner) one(ctx context.Context, suffix string) (o outcome) {
 		return nil
 	})
 	return o
+}
+
+// started keeps what is known of a sandbox that was started.
+func (r *runner) started(sb client.Sandbox) {
+	vmm, err := census.Identify(deref(sb.Pid))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil {
+		r.vmms = append(r.vmms, vmm)
+	}
+	from := apiv1.HygieneFromBoot
+	if sb.Hygiene != nil {
+		from = sb.Hygiene.From
+	}
+	r.report.From[string(from)]++
 }
 
 // ask has the guest compute something that nothing but a computation gives.

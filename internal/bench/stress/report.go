@@ -18,6 +18,10 @@ type Report struct {
 	Accelerator string `json:"accelerator"`
 	Kernel      string `json:"kernel"`
 
+	Cold bool `json:"cold"` // all were to boot
+	// From says how many went on from what: template, pool, boot.
+	From map[string]int `json:"from"`
+
 	// Passed sandboxes gave the right answer, and each of their steps succeeded.
 	Passed       int       `json:"passed"`
 	WrongAnswers int       `json:"wrong_answers"`

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/agentkernel/agentkernel/internal/bench"
+	"github.com/agentkernel/agentkernel/internal/bench/census"
 	"github.com/agentkernel/agentkernel/pkg/client"
 )
 
@@ -24,6 +25,7 @@ type API interface {
 	Exec(ctx context.Context, name string, start client.ExecStart, streams client.ExecIO) (client.Exit, error)
 	Stop(ctx context.Context, name string, grace time.Duration) (client.Sandbox, error)
 	Remove(ctx context.Context, name string, force bool) error
+	Pool(ctx context.Context) (client.Pool, error)
 	Close()
 }
 
@@ -49,6 +51,7 @@ type runner struct {
 	report  Report
 	table   bench.Table
 	ids     []string // of the sandboxes that were made
+	vmms    []census.Identity
 	sizes   []uint64 // of VMMs
 	done    int
 	daemon  int // pid
@@ -60,7 +63,7 @@ type runner struct {
 // of it ends the run. When ctx ends, sandboxes that were begun are removed, and the report is of those that were done.
 func Run(ctx context.Context, api API, o Options) (Report, error) {
 	r := &runner{api: api, o: o, seed: newSeed(), running: map[string]bool{}}
-	r.report = Report{Seed: r.seed, Count: o.Count, Parallel: o.Parallel}
+	r.report = Report{Seed: r.seed, Count: o.Count, Parallel: o.Parallel, Cold: o.Start.Cold, From: map[string]int{}}
 	before, err := r.look(ctx)
 	if err != nil {
 		return Report{}, err
@@ -92,7 +95,7 @@ func (r *runner) first(ctx context.Context) error {
 	}
 	r.report.Image, r.report.MemoryMiB = sb.Image, sb.MemoryMib
 	r.report.Engine, r.report.Accelerator, r.report.Kernel = deref(sb.Engine), deref(sb.Accelerator), deref(sb.Kernel)
-	r.table, r.sizes = bench.Table{}, nil
+	r.table, r.sizes, r.report.From = bench.Table{}, nil, map[string]int{}
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,6 +24,7 @@ type fake struct {
 	dir       string
 	sandboxes map[string]client.Sandbox
 	made      int
+	prefix    uint32 // of ids, which no other test of this machine shall have
 
 	pid      func() int // of the daemon
 	answer   func(name, right string) string
@@ -32,12 +34,14 @@ type fake struct {
 
 func newFake(t *testing.T) *fake {
 	return &fake{
-		dir: t.TempDir(), sandboxes: map[string]client.Sandbox{},
+		dir: t.TempDir(), prefix: rand.Uint32(), sandboxes: map[string]client.Sandbox{},
 		pid:    os.Getpid,
 		answer: func(_, right string) string { return right },
 		starts: func(string) error { return nil },
 	}
 }
+
+func (f *fake) id(n int) string { return fmt.Sprintf("%08x%08x", f.prefix, n) }
 
 func (f *fake) Version(context.Context) (client.Version, error) {
 	f.mu.Lock()
@@ -58,7 +62,7 @@ func (f *fake) Create(ctx context.Context, req client.CreateRequest) (client.San
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.made++
-	sb := client.Sandbox{Id: fmt.Sprintf("%016x", f.made), Name: req.Name, Image: *req.Image, MemoryMib: 128}
+	sb := client.Sandbox{Id: f.id(f.made), Name: req.Name, Image: *req.Image, MemoryMib: 128}
 	f.sandboxes[req.Name] = sb
 	if err := os.Mkdir(filepath.Join(f.dir, sb.Id), 0o700); err != nil {
 		return sb, err
@@ -102,6 +106,8 @@ func (f *fake) Remove(_ context.Context, name string, _ bool) error {
 	}
 	return os.Remove(filepath.Join(f.dir, sb.Id))
 }
+
+func (f *fake) Pool(context.Context) (client.Pool, error) { return client.Pool{}, nil }
 
 func (f *fake) Close() {}
 
