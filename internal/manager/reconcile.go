@@ -26,14 +26,6 @@ func (m *Manager) Reconcile(ctx context.Context) error {
 	if err := m.loadVolumes(); err != nil {
 		return err
 	}
-	if err := m.loadSnapshots(); err != nil {
-		return err
-	}
-	if m.d.Templates != nil {
-		if _, err := m.d.Templates.Load(); err != nil { // what cannot be read is made anew when it is wanted
-			return err
-		}
-	}
 	records, problems, err := m.d.Store.Load()
 	if err != nil {
 		return err
@@ -80,6 +72,16 @@ func (m *Manager) Reconcile(ctx context.Context) error {
 	}
 	if err := m.sweepRuntimeDirs(ctx, known, problems != nil); err != nil {
 		return err
+	}
+	// Not before: what a crash has left of saved states may still be in use by VMMs that were just ended, and QEMU makes a file of
+	// memory that it does not find.
+	if err := m.loadSnapshots(); err != nil {
+		return err
+	}
+	if m.d.Templates != nil {
+		if _, err := m.d.Templates.Load(); err != nil { // what cannot be read is made anew when it is wanted
+			return err
+		}
 	}
 	m.fillPool()
 	return nil
