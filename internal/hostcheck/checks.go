@@ -126,7 +126,7 @@ func (f Facts) Memory() []Check {
 	case f.TransparentHP == "":
 		huge.Detail = "none reserved, no transparent ones"
 	case f.TransparentHP == "always":
-		huge.OK, huge.Detail = false, "transparent ones always: a microVM starts faster, and holds some MiB more than its guest uses"
+		huge.OK, huge.Detail = false, "transparent ones always: a microVM on QEMU starts faster, and holds some MiB more than its guest uses"
 		huge.Fix = "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled, where memory counts more"
 	}
 	return []Check{huge, ksm, swap}

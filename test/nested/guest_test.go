@@ -43,7 +43,7 @@ func inGuest(ctx context.Context, t *testing.T, dirs paths.Dirs, programs map[st
 		"-M", "q35", "-accel", "tcg,tb-size=1024", "-cpu", processor, "-smp", "2", "-m", "3G",
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-nic", "none", "-serial", "stdio",
 		"-kernel", kernel.image, "-initrd", initramfs,
-		// The outer guest is nobody's prison. Huge pages spare the microVMs most faults of nested paging, which are slow.
+		// The outer guest is nobody's prison. Many distributions give huge pages to all: what a VMM holds must not depend on that.
 		"-append", "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off tsc=reliable random.trust_cpu=on transparent_hugepage=always",
 		"-drive", "file="+strings.ReplaceAll(disk, ",", ",,")+",format=raw,if=none,id=disk,cache=unsafe", "-device", "virtio-blk-pci,drive=disk",
 	)

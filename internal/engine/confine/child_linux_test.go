@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -92,6 +93,45 @@ func run(t *testing.T, plan Plan) (string, error) {
 	cmd.Args, cmd.SysProcAttr = args, &attr
 	out, err := cmd.CombinedOutput()
 	return string(out), err
+}
+
+// A confined program, and what that starts, gets no huge pages, also where the host gives them to all.
+func TestSmallPages(t *testing.T) {
+	needConfinement(t)
+	busybox, err := exec.LookPath("busybox")
+	if err != nil {
+		t.Skip("there is no busybox to run")
+	}
+	plan := Plan{Mount: t.TempDir(), Pivot: true, Binds: []Bind{{From: busybox, To: "bin/sh"}}, Args: []string{"/bin/sh", "-c", "exec sh -c 'echo; read end'"}}
+	args, err := plan.Arguments("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	attr := Attributes()
+	cmd := exec.CommandContext(t.Context(), Self)
+	cmd.Args, cmd.SysProcAttr, cmd.Env = args, &attr, []string{"PATH=/bin"}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Error(err)
+	}
+	s, err := readStatus(filepath.Join("/proc", strconv.Itoa(cmd.Process.Pid), "status"))
+	if enabled, told := s["THP_enabled"]; err != nil || told && enabled != "0" {
+		t.Errorf("huge pages enabled: %s, %v", enabled, err)
+	}
+	in.Close()
+	if err := cmd.Wait(); err != nil && cmd.ProcessState.ExitCode() != 1 { // the end of its input
+		t.Error(err)
+	}
 }
 
 func TestPlanFails(t *testing.T) {
