@@ -8,6 +8,7 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -23,7 +24,18 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// guest serves handlers on a unix socket, and returns what connects to it.
+// announced tells when it is first accepted from.
+type announced struct {
+	net.Listener
+	accepting func()
+}
+
+func (l announced) Accept() (net.Conn, error) {
+	l.accepting()
+	return l.Listener.Accept()
+}
+
+// guest serves handlers on a unix socket, and returns what connects to it, when all that serves has started.
 func guest(t *testing.T, handlers stream.Handlers) func() net.Conn {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "s")
@@ -31,11 +43,12 @@ func guest(t *testing.T, handlers stream.Handlers) func() net.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan struct{})
+	accepting, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = handlers.Serve(context.Background(), l)
+		_ = handlers.Serve(context.Background(), announced{l, sync.OnceFunc(func() { close(accepting) })})
 	}()
+	<-accepting
 	t.Cleanup(func() { l.Close(); <-done })
 	return func() net.Conn {
 		c, err := net.Dial("unix", path)
