@@ -200,8 +200,7 @@ func TestSessionEnds(t *testing.T) {
 				if ws := r.ends(); ws.ExitStatus() != 128+int(sig) {
 					t.Errorf("it ended with %d", ws)
 				}
-				r.tty.Close()
-				r.master.Close()
+				r.tty.Close() // the last one: what was written to it is read to its end
 				<-r.copied
 				if got := r.screen.String(); got != "\x1b[?1049h\x1b[?1049l" {
 					t.Errorf("on the terminal: %q", got)
@@ -289,8 +288,7 @@ func TestStopAndContinue(t *testing.T) {
 	if ws := r.ends(); ws.ExitStatus() != 143 {
 		t.Errorf("it ended with %d", ws)
 	}
-	r.tty.Close()
-	r.master.Close()
+	r.tty.Close() // the last one: what was written to it is read to its end
 	<-r.copied
 	out := r.screen.String()
 	if !strings.HasPrefix(out, strings.Repeat("\x1b[?1049h\x1b[?1049l", 2)) || !strings.HasSuffix(out, "\x1b[?1049l") {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -161,7 +162,15 @@ var attacks = map[string]attack{
 		onExec(says, data(started))(g)
 		g.signal = func(ctx context.Context) error { g.tell(); <-ctx.Done(); return nil }
 	}},
-	"answers to nobody": {command, []string{""}, true, onCall("Hello", func(g *guest, c net.Conn) { g.says(append(response(1, hello()), response(3, hello())...))(c) })},
+	"answers to nobody": {command, []string{""}, true, func(g *guest) {
+		asked := make(chan struct{}) // so that the first answer has been taken
+		ask := sync.OnceFunc(func() { close(asked) })
+		g.calls = map[string]func(net.Conn){
+			"Hello": func(c net.Conn) { _, _ = c.Write(response(1, hello())); <-asked; g.says(response(3, hello()))(c) },
+			"Exec":  func(c net.Conn) { ask(); says(g, data(started, exited(0, 0)))(c) },
+		}
+	}},
+	"answers another call": {stats, []string{"on stream 3 instead of"}, false, onCallSays("Sample", response(3, hello()))},
 	"list: silence": {list, nil, false, func(g *guest) {
 		g.list = func(ctx context.Context, _ *guestv1.ListRequest) (*guestv1.ListResponse, error) {
 			g.tell()
