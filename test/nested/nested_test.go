@@ -30,9 +30,9 @@ var (
 )
 
 // suites are directories beside this one, and which of their tests run: of the scripts those that boot microVMs, as the others
-// have nothing to do with the engine; as an ordinary user, those that show whether one can run microVMs at all.
+// have nothing to do with the engine; as an ordinary user, those that show whether one can run microVMs at all, and what they cost.
 var suites = []struct{ name, run, user string }{
-	{"vm", ".", "^(TestConfinement|TestVMMKilledDuringExec|TestSavedStates)$"},
+	{"vm", ".", "^(TestConfinement|TestVMMKilledDuringExec|TestSavedStates|TestIdleOverhead)$"},
 	{"script", "^TestScripts$/^vm", ""},
 }
 

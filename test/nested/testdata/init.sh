@@ -32,7 +32,7 @@ for suite in vm; do
   cd /suite/test/$suite
   su user -c "AGENTKERNEL_TEST_CONFINEMENT=namespaces AGENTKERNEL_HOME=/home/user PATH=$PATH agentkernel doctor"
   su user -c "AGENTKERNEL_TEST_CONFINEMENT=namespaces AGENTKERNEL_HOME=/home/user PATH=$PATH \
-    ./$suite.test -test.v -test.timeout $(cat /timeout) -test.run '$(cat user)' -engine firecracker"
+    ./$suite.test -test.v -test.timeout $(cat /timeout) -test.run '$(cat user)' -engine firecracker -restores 8"
   echo "nested: suite user_$suite ended with $?"
 done
 cd /root
