@@ -227,6 +227,7 @@ func TestParseRecipe(t *testing.T) {
 		"device /dev/null 666 0 0", "dir /a 755 0", "dir /a 755 0 0 x", "dir a 755 0 0", "dir /a/ 755 0 0", "dir /a/../b 755 0 0",
 		"dir /a 999 0 0", "dir /a 4755 0 0", "dir /a 755 -1 0", "dir /a 755 0 70000", "link /a", "file /a 644 0 0", "applets",
 		"include", "include nothing", "suite a b", "drop usr", "drop /[", "npm name 1.0", "sources trixie", "unpack trixie", "build no-such-script", "build", "strip usr",
+		"unneed", "unneed lib.so", "unneed lib.so usr",
 	} {
 		if e, err := parseRecipe([]byte("# comment\n\n"+bad), fstest.MapFS{}); err == nil || !strings.HasPrefix(err.Error(), "line 3: ") {
 			t.Errorf("%q: %+v, %v", bad, e, err)

@@ -101,6 +101,7 @@ func (d *distribution) write(ctx context.Context, path string) error {
 // tree reads the packages' files as a tar stream, and writes what the image has as another one.
 func (d *distribution) tree(ctx context.Context, from io.Reader, to io.Writer) error {
 	w := treeWriter{Writer: tar.NewWriter(to), seen: map[string]bool{}}
+	changed := make([]bool, len(d.recipe.unneed))
 	r := tar.NewReader(from)
 	for {
 		h, err := r.Next()
@@ -127,9 +128,28 @@ func (d *distribution) tree(ctx context.Context, from io.Reader, to io.Writer) e
 			}
 			h.Size, data = int64(len(stripped)), bytes.NewReader(stripped)
 		}
+		for i, u := range d.recipe.unneed {
+			if h.Typeflag != tar.TypeReg || !matches(u.patterns, p) {
+				continue
+			}
+			file, err := io.ReadAll(data)
+			if err != nil {
+				return fmt.Errorf("read %s: %w", p, err)
+			}
+			done, err := unneed(file, u.library)
+			if err != nil {
+				return fmt.Errorf("load %s without %s: %w", p, u.library, err)
+			}
+			changed[i] = changed[i] || done
+			data = bytes.NewReader(file)
+		}
 		if err := w.put(p, *h, data); err != nil {
 			return err
 		}
+	}
+	if i := slices.Index(changed, false); i >= 0 {
+		u := d.recipe.unneed[i]
+		return fmt.Errorf("nothing that %s matches needs %s, so the recipe is out of date", strings.Join(u.patterns, " "), u.library)
 	}
 	for _, n := range d.recipe.npm {
 		d.said(fmt.Sprintf("adding %s %s from the npm registry", n.name, n.version))

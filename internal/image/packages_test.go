@@ -105,4 +105,11 @@ dir /tmp 1777 0 0
 	if err := d.tree(context.Background(), in, io.Discard); err == nil || !strings.Contains(err.Error(), "strip /usr/lib/text.a") {
 		t.Errorf("a text is stripped: %v", err)
 	}
+	for pattern, says := range map[string]string{"/usr/lib/text.a": "load /usr/lib/text.a without libx.so: it is not an ELF file", "/usr/lib/other.so": "out of date"} {
+		d = distribution{recipe: recipe{unneed: []unneeded{{"libx.so", []string{pattern}}}}, said: func(string) {}}
+		in = packagesTar(t, tar.Header{Name: "./usr/lib/text.a", Typeflag: tar.TypeReg})
+		if err := d.tree(context.Background(), in, io.Discard); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("unneed of %s: %v", pattern, err)
+		}
+	}
 }

@@ -43,6 +43,7 @@ var buildTime = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 //	packages     NAME…                 with all that they depend on
 //	drop         PATTERN…              not taken from packages: path.Match of a path or of a directory above it
 //	strip        PATTERN…              programs, objects and archives of objects, which lose what only debuggers read
+//	unneed       LIBRARY PATTERN…      programs and libraries for which that library is not loaded: they never call it
 //	npm          NAME VERSION SHA512   a package of the npm registry without dependencies, at /usr/lib/node_modules
 type recipe struct {
 	entries  []entry
@@ -51,7 +52,14 @@ type recipe struct {
 	packages []string
 	drop     []string
 	strip    []string
+	unneed   []unneeded
 	npm      []npmPackage
+}
+
+// unneeded is a library that what some patterns match does not need, although it says so.
+type unneeded struct {
+	library  string
+	patterns []string
 }
 
 // entry is one file of a recipe.
@@ -148,17 +156,18 @@ func (r *recipe) add(fields []string, files fs.FS) error {
 		r.suite = args[0]
 	case "packages":
 		r.packages = append(r.packages, args...)
-	case "drop", "strip":
-		for _, pattern := range args {
-			if _, err := path.Match(pattern, ""); err != nil || !path.IsAbs(pattern) {
-				return fmt.Errorf("%q is not a pattern of absolute paths", pattern)
-			}
+	case "drop":
+		r.drop = append(r.drop, args...)
+		return checkPatterns(args)
+	case "strip":
+		r.strip = append(r.strip, args...)
+		return checkPatterns(args)
+	case "unneed":
+		if len(args) < 2 {
+			return errors.New("unneed has a library and patterns")
 		}
-		if kind == "drop" {
-			r.drop = append(r.drop, args...)
-		} else {
-			r.strip = append(r.strip, args...)
-		}
+		r.unneed = append(r.unneed, unneeded{args[0], args[1:]})
+		return checkPatterns(args[1:])
 	case "npm":
 		r.npm = append(r.npm, npmPackage{args[0], args[1], args[2]})
 	default:
@@ -166,6 +175,15 @@ func (r *recipe) add(fields []string, files fs.FS) error {
 		e.files = files
 		r.entries = append(r.entries, e)
 		return err
+	}
+	return nil
+}
+
+func checkPatterns(patterns []string) error {
+	for _, p := range patterns {
+		if _, err := path.Match(p, ""); err != nil || !path.IsAbs(p) {
+			return fmt.Errorf("%q is not a pattern of absolute paths", p)
+		}
 	}
 	return nil
 }
