@@ -177,8 +177,12 @@ func AllocatedBytes(path string) (int64, error) {
 }
 
 // NoSpace turns an error that a full disk or a quota caused into a *sandbox.Error of kind Unavailable that names the
-// directory. Any other error, and nil, is returned as it is.
+// directory. Any other error, one that names a directory already, and nil are returned as they are.
 func NoSpace(dir string, err error) error {
+	var named *sandbox.Error
+	if errors.As(err, &named) {
+		return err
+	}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return full(dir, err)
 	}

@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
@@ -183,8 +182,7 @@ func run(ctx context.Context, dir, name string, args ...string) error {
 		return context.Cause(ctx)
 	}
 	if err != nil {
-		text := strings.Join(strings.Fields(string(out)), " ")
-		return fmt.Errorf("%s: %w: %s", name, err, text[max(0, len(text)-500):])
+		return failed(name, err, string(out))
 	}
 	return nil
 }

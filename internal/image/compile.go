@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/agentkernel/agentkernel/internal/disk"
 	"github.com/agentkernel/agentkernel/internal/filelock"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
@@ -95,15 +96,18 @@ func (c *compilation) make(ctx context.Context, o BuildOptions, said func(string
 	}
 	defer os.RemoveAll(work)
 	names, err := c.download(ctx, work, o.Arch, said)
+	if errors.Is(err, syscall.ENOSPC) {
+		return r, disk.NoSpace(o.CacheDir, err)
+	}
 	if err != nil {
 		return r, sandbox.Errorf(sandbox.Unavailable, "apt-get install build-essential debian-archive-keyring, and let Debian's archive be reached", "get what the image is compiled from: %w", err)
 	}
 	result := filepath.Join(work, "result")
 	if err := c.compile(ctx, cc, work, filepath.Join(result, compiledRoot), said); err != nil {
-		return r, err
+		return r, disk.NoSpace(o.CacheDir, err)
 	}
 	if err := os.WriteFile(filepath.Join(result, compiledSources), []byte(strings.Join(names, "\n")), 0o600); err != nil {
-		return r, fmt.Errorf("keep what was compiled: %w", err)
+		return r, disk.NoSpace(o.CacheDir, fmt.Errorf("keep what was compiled: %w", err))
 	}
 	if err := errors.Join(os.RemoveAll(dir), os.Rename(result, dir)); err != nil {
 		return r, fmt.Errorf("keep what was compiled: %w", err)
@@ -185,7 +189,7 @@ func (c *compilation) compile(ctx context.Context, cc compiler, work, out string
 		return context.Cause(ctx)
 	}
 	if err != nil {
-		return fmt.Errorf("compile: %w: %s", err, output.tail())
+		return failed("compile", err, string(output.last))
 	}
 	return nil
 }
@@ -206,8 +210,6 @@ func (s *steps) Write(p []byte) (int, error) {
 	s.last = s.last[max(0, len(s.last)-1000):]
 	return len(p), nil
 }
-
-func (s *steps) tail() string { return strings.Join(strings.Fields(string(s.last)), " ") }
 
 // compiler is a C compiler for an architecture.
 type compiler struct{ prefix, triplet string }

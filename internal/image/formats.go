@@ -4,12 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"runtime"
-	"strings"
 
 	"github.com/Microsoft/hcsshim/ext4/tar2ext4"
 
@@ -56,8 +54,7 @@ func writeSquashfs(ctx context.Context, out *os.File, root *tree.Node) error {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			text := strings.Join(strings.Fields(stderr.String()), " ")
-			return fmt.Errorf("%s: %w: %s", tool, err, text[:min(len(text), 500)])
+			return failed(tool, err, stderr.String())
 		}
 		return nil
 	})

@@ -11,11 +11,13 @@ import (
 	"os"
 	"os/exec"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/agentkernel/agentkernel/internal/disk"
 	"github.com/agentkernel/agentkernel/internal/sandbox"
 )
 
@@ -91,11 +93,18 @@ func (d *distribution) write(ctx context.Context, path string) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if err != nil {
-		// A program that fails breaks the pipes of the others, and is the one that says why.
-		return fmt.Errorf("%w%s%s", err, packages.said(), image.said())
+	if err == nil {
+		return nil
 	}
-	return nil
+	// A program that fails breaks the pipes of the others, and is the one that says why.
+	err = fmt.Errorf("%w%s%s", err, packages.said(), image.said())
+	switch {
+	case saidFull(image.words.String()):
+		return disk.NoSpace(filepath.Dir(path), fmt.Errorf("%w (%w)", err, syscall.ENOSPC))
+	case saidFull(packages.words.String()): // it unpacks them there
+		return disk.NoSpace(os.TempDir(), fmt.Errorf("%w (%w)", err, syscall.ENOSPC))
+	}
+	return err
 }
 
 // tree reads the packages' files as a tar stream, and writes what the image has as another one.

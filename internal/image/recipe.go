@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"path"
 	"slices"
@@ -13,9 +12,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/erofs/go-erofs"
-
 	"github.com/agentkernel/agentkernel/images/rootfs"
+	"github.com/agentkernel/agentkernel/internal/image/tree"
 )
 
 // buildTime is the modification time of every file of an image that we build. A fixed one, for the same bytes each time;
@@ -240,18 +238,6 @@ func parseEntry(fields []string) (e entry, err error) {
 	return e, nil
 }
 
-// writeErofs writes files, which are as expand returns them, to out as an uncompressed erofs. Equal input gives equal bytes.
-// (Compressed, base would be half the size, and every start of a program would pay for it: under emulation one that counts.)
-func writeErofs(out io.WriteSeeker, tempDir string, entries []entry, busybox []byte) error {
-	w := erofs.Create(out, erofs.WithBuildTime(uint64(buildTime.Unix()), 0), erofs.WithTempDir(tempDir))
-	for _, e := range entries {
-		if err := writeEntry(w, e, busybox); err != nil {
-			return fmt.Errorf("write %s: %w", e.path, err)
-		}
-	}
-	return w.Close()
-}
-
 // expand replaces applets by links, and sorts by path, so that a directory comes before what is in it.
 func expand(entries []entry, applets []string) ([]entry, error) {
 	var out []entry
@@ -285,40 +271,35 @@ func expand(entries []entry, applets []string) ([]entry, error) {
 	return out, nil
 }
 
-func writeEntry(w *erofs.Writer, e entry, busybox []byte) error {
-	switch e.kind {
-	case "link":
-		if err := w.Symlink(e.source, e.path); err != nil {
-			return err
+// treeOf makes a tree of entries, which are as expand returns them.
+func treeOf(entries []entry, busybox []byte) (*tree.Node, error) {
+	mtime := tree.Time{Sec: buildTime.Unix()}
+	root := tree.New(mtime)
+	for _, e := range entries {
+		n := &tree.Node{Mode: uint32(e.mode.Perm()), UID: uint32(e.uid), GID: uint32(e.gid), Mtime: mtime}
+		if e.mode&fs.ModeSticky != 0 {
+			n.Mode |= 0o1000
 		}
-		return w.Chtimes(e.path, buildTime, buildTime)
-	case "dir":
-		if err := w.Mkdir(e.path, e.mode.Perm()); err != nil {
-			return err
+		switch e.kind {
+		case "link":
+			n.Mode, n.Target = tree.TypeSymlink|0o777, e.source
+		case "dir":
+			n.Mode |= tree.TypeDir
+		default:
+			data, err := e.contents(busybox)
+			if err != nil {
+				return nil, fmt.Errorf("read what is to be at %s: %w", e.path, err)
+			}
+			n.Mode |= tree.TypeRegular
+			n.Contents = tree.Contents{Source: bytes.NewReader(data), Size: int64(len(data))}
 		}
-	default:
-		data, err := e.contents(busybox)
-		if err != nil {
-			return err
+		if e.path == "/" {
+			root = n
+			continue
 		}
-		f, err := w.Create(e.path)
-		if err != nil {
-			return err
-		}
-		if _, err := f.Write(data); err != nil {
-			return err
-		}
-		if err := f.Close(); err != nil {
-			return err
-		}
+		tree.Lookup(root, path.Dir(e.path)).Set(path.Base(e.path), n, 0)
 	}
-	if err := w.Chmod(e.path, e.mode); err != nil {
-		return err
-	}
-	if err := w.Chown(e.path, e.uid, e.gid); err != nil {
-		return err
-	}
-	return w.Chtimes(e.path, buildTime, buildTime)
+	return root, nil
 }
 
 // contents is what is in a regular file.
