@@ -200,26 +200,35 @@ var attacks = map[string]attack{
 	"kernel events without end": {command, nil, true, onCall("Watch", func(g *guest, c net.Conn) {
 		g.floods(nil, frame(1, typeData, encode(&guestv1.KernelEvent{Event: &guestv1.KernelEvent_OomKill{OomKill: &guestv1.OOMKill{Pid: 1, Count: 1}}})))(c)
 	})},
-	"stream: silence":              {stat, nil, false, onStream((*guest).silent)},
-	"stream: silence for a dial":   {dial, nil, false, onStream((*guest).silent)},
-	"stream: huge answer":          {stat, []string{"exceeded"}, false, streamSays([]byte("\xff\xff\xff\xff\x0f"))},
-	"stream: endless length":       {stat, []string{"varint", "integer overflow"}, true, streamFloods(nil, []byte{0xff})},
-	"stream: errno 2^32-1":         {stat, []string{"in the sandbox"}, false, streamSays(delimited(&guestv1.StreamResponse{Errno: 1<<32 - 1, Message: "\x1b[2J"}))},
-	"files: huge piece":            {download, []string{"a length of"}, false, streamSays(accepted, []byte{0x3f, 0xff, 0xff, 0xff})},
-	"files: huge result":           {stat, []string{"a length of"}, false, streamSays(accepted, []byte{0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff})},
-	"slots: beyond one":            {download, []string{"in a slot of", noSlots}, false, streamSays(accepted, anyFile, inSlot(pieces.SlotSize+1))},
-	"slots: all beyond":            {download, []string{"in a slot of", noSlots}, false, streamSays(accepted, anyFile, []byte{0xff, 0xff, 0xff, 0xff})},
-	"slots: nothing in one":        {download, []string{"in a slot of", noSlots}, false, streamSays(accepted, anyFile, inSlot(0))},
-	"slots: instead of a file":     {download, []string{"should not be", noSlots}, false, streamSays(accepted, inSlot(1000))},
-	"slots: for a list":            {listing, []string{"there are none"}, false, streamSays(accepted, inSlot(1000))},
-	"slots: for a result":          {upload, []string{"there are none"}, false, streamSays(accepted, inSlot(1000))},
-	"slots: pieces without end":    {download, []string{noSlots}, true, streamFloods(append(accepted, anyFile...), inSlot(pieces.SlotSize))},
-	"slots: tiny pieces":           {download, []string{noSlots}, true, streamFloods(append(accepted, anyFile...), inSlot(1))},
-	"slots: the same, unread":      {deafDownload, []string{noSlots, "EOF"}, true, streamFloods(append(accepted, anyFile...), inSlot(pieces.SlotSize))},
-	"slots: frees too many":        {upload, []string{"more slots", "slots were freed that nobody uses"}, false, streamSays(accepted, frees(pieces.NumSlots+1))},
-	"slots: frees nobody's":        {download, []string{"nobody uses"}, false, streamSays(accepted, frees(1))},
-	"slots: frees without end":     {upload, []string{"more slots", "slots were freed that nobody uses", "broken pipe"}, true, streamFloods(accepted, frees(1))},
-	"slots: frees no more":         {upload, nil, false, onStream(func(g *guest, c net.Conn) { _, _ = c.Write(append(accepted, frees(pieces.NumSlots)...)); g.silent(c) })},
+	"stream: silence":            {stat, nil, false, onStream((*guest).silent)},
+	"stream: silence for a dial": {dial, nil, false, onStream((*guest).silent)},
+	"stream: huge answer":        {stat, []string{"exceeded"}, false, streamSays([]byte("\xff\xff\xff\xff\x0f"))},
+	"stream: endless length":     {stat, []string{"varint", "integer overflow"}, true, streamFloods(nil, []byte{0xff})},
+	"stream: errno 2^32-1":       {stat, []string{"in the sandbox"}, false, streamSays(delimited(&guestv1.StreamResponse{Errno: 1<<32 - 1, Message: "\x1b[2J"}))},
+	"files: huge piece":          {download, []string{"a length of"}, false, streamSays(accepted, []byte{0x3f, 0xff, 0xff, 0xff})},
+	"files: huge result":         {stat, []string{"a length of"}, false, streamSays(accepted, []byte{0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff})},
+	"slots: beyond one":          {download, []string{"in a slot of", noSlots}, false, streamSays(accepted, anyFile, inSlot(pieces.SlotSize+1))},
+	"slots: all beyond":          {download, []string{"in a slot of", noSlots}, false, streamSays(accepted, anyFile, []byte{0xff, 0xff, 0xff, 0xff})},
+	"slots: nothing in one":      {download, []string{"in a slot of", noSlots}, false, streamSays(accepted, anyFile, inSlot(0))},
+	"slots: instead of a file":   {download, []string{"should not be", noSlots}, false, streamSays(accepted, inSlot(1000))},
+	"slots: for a list":          {listing, []string{"there are none"}, false, streamSays(accepted, inSlot(1000))},
+	"slots: for a result":        {upload, []string{"there are none"}, false, streamSays(accepted, inSlot(1000))},
+	"slots: pieces without end":  {download, []string{noSlots}, true, streamFloods(append(accepted, anyFile...), inSlot(pieces.SlotSize))},
+	"slots: tiny pieces":         {download, []string{noSlots}, true, streamFloods(append(accepted, anyFile...), inSlot(1))},
+	"slots: the same, unread":    {deafDownload, []string{noSlots, "EOF"}, true, streamFloods(append(accepted, anyFile...), inSlot(pieces.SlotSize))},
+	"slots: frees too many":      {upload, []string{"more slots", "slots were freed that nobody uses"}, false, streamSays(accepted, frees(pieces.NumSlots+1))},
+	"slots: frees nobody's":      {download, []string{"nobody uses"}, false, streamSays(accepted, frees(1))},
+	"slots: frees without end":   {upload, []string{"more slots", "slots were freed that nobody uses", "broken pipe"}, true, streamFloods(accepted, frees(1))},
+	"slots: frees no more": {upload, nil, false, func(g *guest) {
+		g.stream = func(c net.Conn, r *guestv1.StreamRequest) {
+			first := slices.Clone(accepted)
+			if r.GetFiles().GetBulkOffset() != 0 { // there are not enough for all
+				first = append(first, frees(pieces.NumSlots)...)
+			}
+			_, _ = c.Write(first)
+			g.silent(c)
+		}
+	}},
 	"files: half a piece":          {download, nil, false, streamSays(accepted, anyFile, []byte{0, 1, 0, 0, 'x'})},
 	"archive: without end":         {download, nil, false, streamFloods(append(accepted, anyFile...), pieceOf(make([]byte, pieces.Max)))},
 	"archive: tiny pieces":         {download, nil, false, streamFloods(append(accepted, anyFile...), pieceOf([]byte{1}))},

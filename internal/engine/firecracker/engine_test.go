@@ -136,6 +136,18 @@ func consoleOf(t *testing.T, spec sandbox.MachineSpec) string {
 	return string(b)
 }
 
+// expectConsole waits until the console matches: what copies it to its file does so in its own time.
+func expectConsole(t *testing.T, spec sandbox.MachineSpec, matches func(console, want string) bool, want string) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !matches(consoleOf(t, spec), want); runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatalf("the console said %q, want %q", consoleOf(t, spec), want)
+		}
+	}
+}
+
+func exactly(console, want string) bool { return console == want }
+
 // checkGuest talks to the guest, which says the port and then echoes.
 func checkGuest(t *testing.T, m sandbox.Machine) {
 	t.Helper()
@@ -185,9 +197,7 @@ func TestLaunch(t *testing.T) {
 	}
 	// A boot takes one request.
 	want := "hello from the guest\nAPI GET / \nAPI GET / \n" // the second asks how it was paused
-	if got := consoleOf(t, spec); got != want {
-		t.Errorf("the console said %q, want %q", got, want)
-	}
+	expectConsole(t, spec, exactly, want)
 	checkNothingLeft(t, spec)
 	if err := m.Kill(t.Context()); err != nil {
 		t.Errorf("kill after the end: %v", err)

@@ -83,12 +83,9 @@ func TestSaveAndRestore(t *testing.T) {
 		if entries, err := os.ReadDir(filepath.Join(spec.LogDir, savingName)); err != nil || len(entries) > 0 {
 			t.Errorf("it left %v, %v", entries, err)
 		}
-		console := consoleOf(t, spec)
-		if want := "hello from the guest\nAPI GET / \nAPI PATCH /vm {\"state\":\"Paused\"}\n" +
-			"API PUT /snapshot/create {\"snapshot_path\":\"files/saving/state\",\"mem_file_path\":\"files/saving/memory\",\"snapshot_type\":\"Full\"}\n" +
-			"API GET / \nAPI GET / \nAPI PATCH /vm {\"state\":\"Resumed\"}\n"; console != want {
-			t.Errorf("the console said %q, want %q", console, want)
-		}
+		expectConsole(t, spec, exactly, "hello from the guest\nAPI GET / \nAPI PATCH /vm {\"state\":\"Paused\"}\n"+
+			"API PUT /snapshot/create {\"snapshot_path\":\"files/saving/state\",\"mem_file_path\":\"files/saving/memory\",\"snapshot_type\":\"Full\"}\n"+
+			"API GET / \nAPI GET / \nAPI PATCH /vm {\"state\":\"Resumed\"}\n")
 		if state.Engine != "firecracker" || state.Version != "1.16.1" || state.CPU == "" || state.Accelerator != accelKVM || !slices.Equal(state.Files, []string{"memory", "state"}) {
 			t.Errorf("%+v", state)
 		}
@@ -138,12 +135,10 @@ func checkMemoryFile(t *testing.T, state sandbox.SavedState) {
 // checkRestored: the disk in a spare slot is announced before the guest goes on, and the guest can be told of it.
 func checkRestored(t *testing.T, m *machine, spec sandbox.MachineSpec) {
 	t.Helper()
-	if want := "API GET / \n" +
-		"API PUT /snapshot/load {\"snapshot_path\":\"files/state\",\"mem_backend\":{\"backend_type\":\"File\",\"backend_path\":\"files/memory\"}}\n" +
-		"hello from the guest\nAPI PATCH /drives/disk2 {\"drive_id\":\"disk2\",\"path_on_host\":\"files/disk2\"}\n" +
-		"API PATCH /vm {\"state\":\"Resumed\"}\n"; consoleOf(t, spec) != want {
-		t.Errorf("the console said %q, want %q", consoleOf(t, spec), want)
-	}
+	expectConsole(t, spec, exactly, "API GET / \n"+
+		"API PUT /snapshot/load {\"snapshot_path\":\"files/state\",\"mem_backend\":{\"backend_type\":\"File\",\"backend_path\":\"files/memory\"}}\n"+
+		"hello from the guest\nAPI PATCH /drives/disk2 {\"drive_id\":\"disk2\",\"path_on_host\":\"files/disk2\"}\n"+
+		"API PATCH /vm {\"state\":\"Resumed\"}\n")
 	var stages []string
 	for _, s := range m.Stages() {
 		stages = append(stages, s.Name)
@@ -170,7 +165,8 @@ func TestRestoreAsItWas(t *testing.T) {
 	again := spec
 	again.From = &state
 	first := launch(t, e, again)
-	if console := consoleOf(t, again); !strings.Contains(console, `"resume_vm":true`) || strings.Contains(console, "/vm") {
+	expectConsole(t, again, strings.Contains, `"resume_vm":true`)
+	if console := consoleOf(t, again); strings.Contains(console, "/vm") {
 		t.Errorf("the console said %q", console)
 	}
 	rec := first.Record()
@@ -259,9 +255,7 @@ func TestSaveFails(t *testing.T) {
 			t.Fatal(err)
 		}
 		checkGuest(t, m)
-		if console := consoleOf(t, spec); !strings.HasSuffix(console, "files/saving/none/memory\",\"snapshot_type\":\"Full\"}\nAPI PATCH /vm {\"state\":\"Resumed\"}\n") {
-			t.Errorf("the console said %q", console)
-		}
+		expectConsole(t, spec, strings.HasSuffix, "files/saving/none/memory\",\"snapshot_type\":\"Full\"}\nAPI PATCH /vm {\"state\":\"Resumed\"}\n")
 	})
 	t.Run("of an old version", func(t *testing.T) {
 		e, spec := newEngine(t, modeOlder), newSpec(t)
@@ -283,9 +277,7 @@ func TestSaveFails(t *testing.T) {
 		if _, err := m.Save(ctx, t.TempDir()); !errors.Is(err, why) {
 			t.Errorf("%v, want why it was cancelled", err)
 		}
-		if console := consoleOf(t, spec); !strings.HasSuffix(console, "files/saving/memory\",\"snapshot_type\":\"Full\"}\n") {
-			t.Errorf("the console said %q", console)
-		}
+		expectConsole(t, spec, strings.HasSuffix, "files/saving/memory\",\"snapshot_type\":\"Full\"}\n")
 		if entries, err := os.ReadDir(filepath.Join(spec.LogDir, savingName)); len(entries) > 0 || err != nil {
 			t.Errorf("it left %v, %v", entries, err)
 		}
