@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"runtime/debug"
 	"time"
 
 	"github.com/containerd/log"
@@ -46,9 +45,6 @@ const (
 	streamPort = 1026
 )
 
-// gcPercent is how much the heap may grow before garbage is collected: debug.SetGCPercent.
-const gcPercent = 20
-
 func main() {
 	began := uptime()
 	if os.Getpid() != 1 {
@@ -69,8 +65,7 @@ func giveUp(err error) {
 }
 
 func run(began time.Duration) error {
-	// The heap is small, and memory is what a microVM has least of: by default the agent would grow by 4 MiB of garbage.
-	debug.SetGCPercent(gcPercent)
+	growFreely()
 	if err := log.SetLevel("panic"); err != nil { // what the RPC library says of connections that end
 		return fmt.Errorf("silence the RPC library: %w", err)
 	}

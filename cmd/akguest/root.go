@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 
@@ -51,11 +52,13 @@ func (r *root) complete() error {
 		return err
 	}
 	close(r.whole)
+	keepSmall()
 	return nil
 }
 
 // warm brings into a template what each sandbox would have to make or to read first.
 func (r *root) warm(runner *exec.Runner) error {
+	defer runtime.GC() // a sandbox begins without garbage
 	agent.Warm()
 	if !r.rooted {
 		return runner.Warm(r.Top())
@@ -63,6 +66,7 @@ func (r *root) warm(runner *exec.Runner) error {
 	if err := identity.NameTemplate("/"); err != nil {
 		return err
 	}
+	identity.System{Own: r.Own}.Rehearse()
 	return runner.Warm("/")
 }
 

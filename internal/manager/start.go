@@ -218,7 +218,7 @@ func (m *Manager) boot(ctx context.Context, b *box, opts StartOptions, from *ori
 	}
 	m.began(b)
 	m.attach(b, machine, g)
-	if from.restores() {
+	if from.restores() && !from.booted() { // no command has run in a template
 		m.watchAllDetached(ctx, b, g)
 	}
 	return nil

@@ -33,9 +33,6 @@ func SetHostname(root, hostname string) error {
 }
 
 func writeNames(etc, old, hostname string) error {
-	if err := os.Mkdir(etc, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("make %s: %w", etc, err)
-	}
 	for name, text := range map[string]func(hostname string) string{
 		"hostname": func(n string) string { return n + "\n" },
 		"hosts": func(n string) string {
@@ -44,9 +41,9 @@ func writeNames(etc, old, hostname string) error {
 		"resolv.conf": func(string) string { return "" }, // a resolver without it asks 127.0.0.1, which refuses at once
 	} {
 		path := filepath.Join(etc, name)
-		err := writeMissing(path, text(hostname))
-		if errors.Is(err, os.ErrExist) {
-			err = rename(path, text, old, hostname)
+		err := rename(path, text, old, hostname)
+		if errors.Is(err, os.ErrNotExist) {
+			err = makeNamed(path, text(hostname))
 		}
 		if err != nil {
 			return fmt.Errorf("write the host name: %w", err)
@@ -57,7 +54,7 @@ func writeNames(etc, old, hostname string) error {
 
 // rename changes a file that has been given another name, of the sandbox or the template that this has been a copy of.
 func rename(path string, text func(hostname string) string, old, hostname string) error {
-	have, err := os.ReadFile(path)
+	have, err := readShort(path)
 	if err != nil {
 		return err
 	}
@@ -74,18 +71,36 @@ func overwrite(path, old, text string) error {
 	if old == text {
 		return nil
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	defer f.Close()
-	if _, err := f.WriteString(text); err != nil {
-		return err
+	defer unix.Close(fd)
+	if _, err := unix.Write(fd, []byte(text)); err != nil {
+		return &os.PathError{Op: "write", Path: path, Err: err}
 	}
 	if len(text) < len(old) {
-		return f.Truncate(int64(len(text)))
+		if err := unix.Ftruncate(fd, int64(len(text))); err != nil {
+			return &os.PathError{Op: "truncate", Path: path, Err: err}
+		}
 	}
 	return nil
+}
+
+// makeNamed writes a file that is not there. One that is, though it could not be opened, is a link that leads nowhere, and the image's
+// own.
+func makeNamed(path, text string) error {
+	err := writeMissing(path, text)
+	if errors.Is(err, os.ErrNotExist) {
+		if err := os.Mkdir(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		err = writeMissing(path, text)
+	}
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	return err
 }
 
 // writeMissing writes a file. The error is os.ErrExist when there is something by its name.
@@ -116,7 +131,7 @@ func NameTemplate(root string) error {
 		return err
 	}
 	path := filepath.Join(root, "etc/machine-id")
-	if text, err := os.ReadFile(path); err == nil && len(text) > 0 {
+	if text, err := readShort(path); err == nil && len(text) > 0 {
 		return nil // the image has one, which is replaced
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -142,7 +157,7 @@ func SetMachineID(root, id string) error {
 	}
 	for _, f := range machineIDs {
 		path := filepath.Join(root, f.path)
-		have, err := os.ReadFile(path)
+		have, err := readShort(path)
 		if err == nil && string(have) == id+"\n" || err != nil && !f.needed {
 			continue
 		}
@@ -169,7 +184,7 @@ func SetMachineID(root, id string) error {
 // RemoveHostKeys deletes the keys by which an SSH server is known, but for those that keep wants, and tells how many there were.
 func RemoveHostKeys(root string, keep func(path string) bool) (int, error) {
 	const dir = "etc/ssh"
-	entries, err := os.ReadDir(filepath.Join(root, dir))
+	names, err := listDir(root + "/" + dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return 0, nil
 	}
@@ -177,8 +192,7 @@ func RemoveHostKeys(root string, keep func(path string) bool) (int, error) {
 		return 0, fmt.Errorf("look for SSH host keys: %w", err)
 	}
 	removed := 0
-	for _, e := range entries {
-		name := e.Name()
+	for _, name := range names {
 		if !strings.HasPrefix(name, "ssh_host_") || !strings.Contains(name, "_key") || keep(dir+"/"+name) {
 			continue
 		}

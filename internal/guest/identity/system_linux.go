@@ -30,7 +30,7 @@ func (System) SetNames(r *Report, hostname, machineID string) {
 	if machineID != "" {
 		r.Pass("machine-id", "it is this sandbox's own", SetMachineID("/", machineID))
 	}
-	network(r, "/sys/class/net")
+	network(r, networkClass)
 }
 
 // RemoveHostKeys deletes SSH host keys that are the image's or, with copied, another sandbox's, and tells how many there were.
@@ -38,17 +38,30 @@ func (s System) RemoveHostKeys(copied bool) (int, error) {
 	return RemoveHostKeys("/", func(path string) bool { return !copied && s.Own(path) })
 }
 
+// Rehearse looks where SetNames and RemoveHostKeys will look, and changes nothing: in a template, so that what they find, and what they
+// do not, is in memory already when a sandbox is made of it. A guest that has to wait for its disk then also starts kernel threads.
+func (s System) Rehearse() {
+	for _, f := range machineIDs {
+		_, _ = readShort("/" + f.path) // nothing depends on it
+	}
+	_, _ = RemoveHostKeys("/", func(string) bool { return true })
+	network(new(Report), networkClass)
+}
+
+// networkClass has a directory for each network device.
+const networkClass = "/sys/class/net"
+
 // network says what there is of a network. No microVM has a device of its own so far but for the loopback device, which only it
 // sees.
 func network(r *Report, class string) {
-	entries, err := os.ReadDir(class)
+	names, err := listDir(class)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		r.Pass("network", "", fmt.Errorf("look for network devices: %w", err))
 		return
 	}
-	for _, e := range entries {
-		if e.Name() != "lo" {
-			r.Pass("network", "", fmt.Errorf("nobody gave the device %s an address of its own", e.Name()))
+	for _, name := range names {
+		if name != "lo" {
+			r.Pass("network", "", fmt.Errorf("nobody gave the device %s an address of its own", name))
 			return
 		}
 	}
