@@ -313,6 +313,11 @@ func (m *Manager) saveBooted(ctx context.Context, spec sandbox.MachineSpec, dir 
 	if !waits {
 		return spec, saved, errors.New("its guest agent does not wait for disks")
 	}
+	if l, ok := machine.(sandbox.Linked); ok {
+		if err := l.RenewLink(ctx); err != nil {
+			return spec, saved, err
+		}
+	}
 	if err := saver.Pause(ctx); err != nil {
 		return spec, saved, err
 	}

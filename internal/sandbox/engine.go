@@ -178,6 +178,13 @@ type Saver interface {
 	Save(ctx context.Context, dir string) (SavedState, error)
 }
 
+// Linked is implemented by machines whose guests are reached through a session that has a beginning.
+type Linked interface {
+	// RenewLink ends all connections to the guest, and begins anew with it, so that nobody has used the session. What is saved before
+	// the next Dial has a guest that waits: who restores it goes on with the session, and the guest need not end an old one first.
+	RenewLink(ctx context.Context) error
+}
+
 // Restorer is implemented by engines that restore what their machines saved.
 type Restorer interface {
 	// Finish brings what Save has written into the form that is restored fastest, and to the disk (fsync). No microVM has to

@@ -46,6 +46,14 @@ func DialSerial(ctx context.Context, conn net.Conn, token [preamble.TokenSize]by
 		_ = conn.Close()
 		return nil, fmt.Errorf("begin a session with the guest: %w", err)
 	}
+	return newSession(conn, rest)
+}
+
+// TakeUpSerial returns the session of a guest that was saved when DialSerial had begun one and nobody had used it, and that goes on from
+// there. It owns conn, also when there is an error.
+func TakeUpSerial(conn net.Conn) (*Session, error) { return newSession(conn, nil) }
+
+func newSession(conn net.Conn, rest []byte) (*Session, error) {
 	mux, err := yamux.Client(&muxConn{Conn: conn, guard: guard{r: conn, rest: rest}, joiner: yamuxconn.NewJoiner(conn)}, yamuxconn.Config(yamuxconn.Window))
 	if err != nil {
 		_ = conn.Close()

@@ -49,12 +49,14 @@ type command struct {
 type variant struct {
 	legacy   bool // it has the timers and interrupt controller of a PC (x86_64)
 	unlinked bool // nobody was connected to the link when it was saved
+	begun    bool // its guest had begun a session on the link, which nobody has used
 }
 
 // The words for a variant in a saved state.
 const (
 	legacyTimers = "legacy timers"
 	unlinked     = "nobody on the link"
+	begun        = "a session begun"
 )
 
 func (v variant) String() string {
@@ -64,6 +66,9 @@ func (v variant) String() string {
 	}
 	if v.unlinked {
 		words = append(words, unlinked)
+	}
+	if v.begun {
+		words = append(words, begun)
 	}
 	return strings.Join(words, ", ")
 }
@@ -76,6 +81,8 @@ func parseVariant(s string) (v variant, err error) {
 			v.legacy = true
 		case unlinked:
 			v.unlinked = true
+		case begun:
+			v.begun = true
 		default:
 			return v, fmt.Errorf("a saved state is of a microVM that is not known: %q", s)
 		}

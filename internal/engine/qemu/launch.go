@@ -115,6 +115,7 @@ func spawn(ctx context.Context, cmd *command, files runtimeFiles, more ...*os.Fi
 		if s.link, err = unixsock.Dial(ctx, files.link); err != nil {
 			return nil, s, fmt.Errorf("connect to the link: %w", err)
 		}
+		s.begun = cmd.begun
 	}
 	proc, err = process.Start(process.Spec{
 		Path: cmd.bin.path, Args: append([]string{cmd.bin.path}, cmd.args()...), Dir: cmd.spec.RuntimeDir,

@@ -31,6 +31,14 @@ func dialSerial(ctx context.Context, conn net.Conn, token [tokenSize]byte) (sess
 	return s, nil
 }
 
+func takeUpSerial(conn net.Conn) (session, error) {
+	s, err := transport.TakeUpSerial(conn)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
 // link is the serial port of a microVM, with at most one session at a time. A session that broke is followed by a new one
 // when somebody dials.
 type link struct {
@@ -41,6 +49,8 @@ type link struct {
 	turn    chan struct{}   // holds one token: the right to use current
 	current session
 	ready   net.Conn // for the first session, when it was made before; belongs to who has the token
+	begun   bool     // the guest has begun a session on ready
+	unused  bool     // nobody has opened a stream of the current session, which was begun to be saved; belongs to who has the token
 }
 
 func newLink(life context.Context, socket string, token [tokenSize]byte, begin dialSession, ready net.Conn) *link {
@@ -54,7 +64,12 @@ func (l *link) dial(ctx context.Context, port uint32) (net.Conn, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(l.life, func() { cancel(context.Cause(l.life)) })()
+	if err := l.take(ctx); err != nil {
+		return nil, fmt.Errorf("connect to the guest: %w", err)
+	}
 	s, err := l.session(ctx)
+	l.unused = false
+	l.give()
 	if err != nil {
 		return nil, fmt.Errorf("connect to the guest: %w", err)
 	}
@@ -65,12 +80,43 @@ func (l *link) dial(ctx context.Context, port uint32) (net.Conn, error) {
 	return conn, nil
 }
 
-// session returns the session, a new one if need be.
-func (l *link) session(ctx context.Context) (session, error) {
+// renew begins a session that nobody has used, in place of the one that there is, whose streams end.
+func (l *link) renew(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(l.life, func() { cancel(context.Cause(l.life)) })()
 	if err := l.take(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	defer l.give()
+	if l.current != nil {
+		_ = l.current.Close()
+		l.current = nil
+	}
+	_, err := l.session(ctx)
+	l.unused = err == nil
+	return err
+}
+
+// hasUnused reports whether the guest has a session that can be taken up.
+func (l *link) hasUnused(ctx context.Context) (bool, error) {
+	if err := l.take(ctx); err != nil {
+		return false, err
+	}
+	defer l.give()
+	if !l.unused {
+		return false, nil
+	}
+	select {
+	case <-l.current.Done():
+		return false, nil
+	default:
+		return true, nil
+	}
+}
+
+// session returns the session, a new one if need be. The caller has the token.
+func (l *link) session(ctx context.Context) (session, error) {
 	if err := context.Cause(l.life); err != nil {
 		return nil, err
 	}
@@ -84,13 +130,20 @@ func (l *link) session(ctx context.Context) (session, error) {
 		}
 	}
 	conn := l.ready
-	if l.ready = nil; conn == nil {
-		var err error
+	l.ready = nil
+	var s session
+	var err error
+	switch {
+	case conn != nil && l.begun:
+		s, err = takeUpSerial(conn)
+	case conn == nil:
 		if conn, err = unixsock.Dial(ctx, l.socket); err != nil {
 			return nil, err
 		}
+		fallthrough
+	default:
+		s, err = l.begin(ctx, conn, l.token)
 	}
-	s, err := l.begin(ctx, conn, l.token)
 	if err != nil {
 		return nil, err
 	}

@@ -38,6 +38,7 @@ var (
 	_ sandbox.Machine = (*machine)(nil)
 	_ sandbox.Saver   = (*machine)(nil)
 	_ sandbox.Placer  = (*machine)(nil)
+	_ sandbox.Linked  = (*machine)(nil)
 	_ sandbox.Stager  = (*machine)(nil)
 )
 
@@ -48,6 +49,7 @@ type streams struct {
 	console net.Conn      // the guest's
 	output  io.ReadCloser // QEMU's own stdout and stderr
 	link    net.Conn      // of a guest that is restored; else nil
+	begun   bool          // the guest has begun a session on link
 }
 
 // connect connects the sockets.
@@ -94,6 +96,7 @@ func (e *Engine) attach(proc *process.Process, rec sandbox.MachineRecord, spec s
 	}
 	m.saving <- struct{}{}
 	m.link = newLink(m.Life(), m.files.link, token, e.dialSession, s.link)
+	m.link.begun = s.begun
 	m.monitor = newQMP(s.monitor, m.onEvent)
 	m.Watch(s.console, s.output, vmm.Hooks{Settle: m.settle, Close: m.link.close, Explain: m.explain, Remove: m.files.remove})
 	return m, nil
@@ -169,6 +172,14 @@ func (m *machine) explain(status process.Status) sandbox.Exit {
 		detail = append(detail, "QEMU said: "+said)
 	}
 	return sandbox.Exit{Code: status.Code, Signal: status.Signal, Detail: strings.Join(detail, "; ")}
+}
+
+// RenewLink begins a session with the guest that nobody has used, which who restores what is saved next takes up.
+func (m *machine) RenewLink(ctx context.Context) error {
+	if err := m.link.renew(ctx); err != nil {
+		return fmt.Errorf("begin another session with the guest: %w", err)
+	}
+	return nil
 }
 
 func (m *machine) Dial(ctx context.Context, port uint32) (net.Conn, error) {

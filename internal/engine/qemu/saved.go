@@ -48,6 +48,9 @@ func (m *machine) Save(ctx context.Context, dir string) (saved sandbox.SavedStat
 	if m.Rec.Disks == nil {
 		return saved, sandbox.Errorf(sandbox.Conflict, "stop it and start it again", "it was started by an agentkernel that could not save microVMs")
 	}
+	if facts.begun, err = m.link.hasUnused(ctx); err != nil {
+		return saved, err
+	}
 	m.setPausing(true) // an earlier process of ours may have paused it
 	if facts.status.Status == afterMigration {
 		if err := step(ctx, q); err != nil {

@@ -371,7 +371,7 @@ func TestRestorable(t *testing.T) {
 }
 
 func TestVariant(t *testing.T) {
-	for _, v := range []variant{{}, {legacy: true}, {unlinked: true}, {true, true}} {
+	for _, v := range []variant{{}, {legacy: true}, {unlinked: true}, {begun: true}, {true, true, true}} {
 		if got, err := parseVariant(v.String()); err != nil || got != v {
 			t.Errorf("%+v became %+v, %v", v, got, err)
 		}
