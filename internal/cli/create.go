@@ -252,6 +252,10 @@ func (e *env) create(ctx context.Context, req client.CreateRequest) (client.Sand
 		return client.Sandbox{}, err
 	}
 	defer c.Close()
+	return e.createWith(ctx, c, req)
+}
+
+func (e *env) createWith(ctx context.Context, c *client.Client, req client.CreateRequest) (client.Sandbox, error) {
 	sb, err := c.Create(ctx, req)
 	if err == nil && sb.Warnings != nil {
 		for _, w := range *sb.Warnings {

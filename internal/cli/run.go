@@ -75,16 +75,16 @@ func command(sb client.Sandbox, entrypoint *string, args []string) ([]string, er
 }
 
 func (e *env) run(ctx context.Context, req client.CreateRequest, cold bool, start client.ExecStart, entrypoint *string, f *execFlags) (err error) {
-	sb, err := e.create(ctx, req)
-	if err != nil {
-		return err
-	}
-	// Whatever happens from here on, Ctrl-C included, the sandbox is removed.
-	c, err := e.connect(context.WithoutCancel(ctx))
+	c, err := e.connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
+	sb, err := e.createWith(ctx, c, req)
+	if err != nil {
+		return err
+	}
+	// Whatever happens from here on, Ctrl-C included, the sandbox is removed.
 	defer func() {
 		if rmErr := c.Remove(context.WithoutCancel(ctx), sb.Name, true); rmErr != nil {
 			err = errors.Join(err, fmt.Errorf("remove sandbox %q: %w", sb.Name, rmErr))
