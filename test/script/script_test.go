@@ -1,7 +1,8 @@
 // Package script runs testdata/*.txt, sessions of the command line, with the built binary (make build). Scripts whose name
 // begins with vm boot microVMs and need a kernel and the base image (make ready).
 //
-// Besides testscript's own commands there is `exits CODE PROGRAM ARG…`: it runs a program that must end with that exit code.
+// In $ENGINE they find the engine that they can ask for: qemu where it is installed. Besides testscript's own commands there is
+// `exits CODE PROGRAM ARG…`: it runs a program that must end with that exit code.
 package script
 
 import (
@@ -10,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,6 +20,9 @@ import (
 
 	"github.com/agentkernel/agentkernel/internal/paths"
 )
+
+// machine is the architecture in the name of QEMU's program.
+var machine = map[string]string{"amd64": "x86_64", "arm64": "aarch64"}
 
 func TestScripts(t *testing.T) {
 	bin, err := filepath.Abs("../../bin")
@@ -42,6 +47,10 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			env.Setenv(paths.HomeVariable, home)
+			env.Setenv("ENGINE", "qemu")
+			if _, err := exec.LookPath("qemu-system-" + machine[runtime.GOARCH]); err != nil {
+				env.Setenv("ENGINE", "firecracker")
+			}
 			env.Setenv("PATH", bin+string(filepath.ListSeparator)+env.Getenv("PATH"))
 			env.Defer(func() {
 				run := func(args ...string) string {
