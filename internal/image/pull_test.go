@@ -3,13 +3,17 @@ package image
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/erofs/go-erofs"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -279,6 +283,51 @@ func TestHostileImages(t *testing.T) {
 		if list, _, _ := s.List(); len(list) != 0 {
 			t.Errorf("%s: %v", what, list)
 		}
+	}
+}
+
+// A layer of 100,000 entries, and one that takes half of them away again.
+func TestManyEntries(t *testing.T) {
+	var entries, gone []imagetest.Entry
+	for d := range 1000 {
+		dir := fmt.Sprintf("usr/lib/%03d", d)
+		entries = append(entries, imagetest.Dir(dir, 0o755))
+		for f := range 99 {
+			entries = append(entries, imagetest.File(fmt.Sprintf("%s/%02d", dir, f), fmt.Sprint(d, f), 0o644))
+		}
+		if d%2 == 1 {
+			gone = append(gone, imagetest.File(fmt.Sprintf("usr/lib/.wh.%03d", d), "", 0o644))
+		}
+	}
+	reg, s := imagetest.NewRegistry(t), newStore(t)
+	ref := reg.Push("many:1", imagetest.Image(t, "amd64", v1.Config{}, imagetest.Layer(t, entries...), imagetest.Layer(t, gone...)))
+	began := time.Now()
+	if _, _, err := s.Pull(context.Background(), ref, pullOptions(t)); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("pulled %d entries in %v", len(entries)+len(gone), time.Since(began))
+	img, err := s.Resolve(context.Background(), ref, sandbox.X8664)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(img.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	files, err := erofs.Open(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	err = fs.WalkDir(files, "usr/lib", func(p string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			n++
+		}
+		return err
+	})
+	if text, readErr := fs.ReadFile(files, "usr/lib/998/42"); n != 500*99 || err != nil || readErr != nil || string(text) != "998 42" {
+		t.Errorf("%d files, %v; %q, %v", n, err, text, readErr)
 	}
 }
 
