@@ -17,7 +17,8 @@ import (
 
 var recipes = flag.Bool("recipes", false, "build all image recipes and run what they are for (make test-recipes)")
 
-// A recipe's image is no larger than this, in bytes of its file, and does what it is for. Each script prints "right" at its end.
+// A recipe's image is no larger than this, in bytes of its file, and does what it is for. Each script prints "right" at its end; they
+// run one after the other in one sandbox, in whatever order.
 var recipeTests = []struct {
 	name    string
 	bytes   int64
@@ -35,8 +36,8 @@ var recipeTests = []struct {
 	}},
 	{"rust", 150_000_000, "1G", map[string]string{
 		"rustc": `cd /tmp && echo 'fn main() { println!("{}", ["ri", "ght"].concat()) }' >hello.rs && rustc hello.rs && ./hello`,
-		"cargo": `cd /tmp && cargo new --quiet crate && cd crate && echo '#[test] fn t() { assert_eq!(1 + 1, 2) }' >>src/main.rs && cargo test --offline --quiet && echo right`,
-		"cc":    `cd /tmp && printf '#include <stdio.h>\nint main(void) { puts("right"); }\n' >c.c && cc c.c -o c && ./c`,
+		"cargo": `cd /tmp && cargo new --quiet hello-cargo && cd hello-cargo && cargo run --offline --quiet && echo '#[test] fn t() { assert_eq!(1 + 1, 2) }' >>src/main.rs && cargo test --offline --quiet && echo right`,
+		"cc":    `mkdir /tmp/cc && cd /tmp/cc && printf '#include <stdio.h>\nint main(void) { puts("right"); }\n' >c.c && cc c.c -o c && ./c`,
 	}},
 	{"go", 100_000_000, "1G", map[string]string{
 		"run":  `mkdir /tmp/m && cd /tmp/m && go mod init m && printf 'package main\nimport "fmt"\nfunc main() { fmt.Println("right") }\n' >main.go && go run .`,
