@@ -13,33 +13,35 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 )
 
 var recipes = flag.Bool("recipes", false, "build all image recipes and run what they are for (make test-recipes)")
 
 // A recipe's image is no larger than this, in bytes of its file, and does what it is for. Each script prints "right" at its end; they
-// run one after the other in one sandbox, in whatever order.
+// run one after the other in one sandbox, in whatever order. What run runs in a sandbox of its own prints 1.
 var recipeTests = []struct {
 	name    string
 	bytes   int64
 	memory  string
+	run     []string
 	scripts map[string]string
 }{
-	{"base", 10_000_000, "128M", nil},
-	{"python", 50_000_000, "256M", map[string]string{
+	{"base", 10_000_000, "128M", []string{"echo", "1"}, nil},
+	{"python", 50_000_000, "256M", []string{"python3", "-c", "print(1)"}, map[string]string{
 		"print": `python3 -c 'print(1)' && python -c 'import ssl, sqlite3, ctypes; assert ssl.create_default_context().cert_store_stats()["x509_ca"] > 100; print("right")'`,
 		"venv":  `python3 -m venv /tmp/v && /tmp/v/bin/pip --version && /tmp/v/bin/python -c 'import sys; assert sys.prefix == "/tmp/v"; print("right")'`,
 	}},
-	{"node", 45_000_000, "512M", map[string]string{
+	{"node", 45_000_000, "512M", []string{"node", "-e", "console.log(1)"}, map[string]string{
 		"node": `node -e 'if (process.versions.node.split(".")[0] < 20) throw 1; console.log(new Intl.NumberFormat("de").format(1234.5) === "1.234,5" ? "right" : "wrong")'`,
 		"npm":  `cd /tmp && npm init -y && npm --version && npm pkg get version && echo right`,
 	}},
-	{"rust", 150_000_000, "1G", map[string]string{
+	{"rust", 150_000_000, "1G", []string{"sh", "-c", `cd && echo 'fn main() { println!("{}", 1) }' >hello.rs && rustc hello.rs && ./hello`}, map[string]string{
 		"rustc": `cd /tmp && echo 'fn main() { println!("{}", ["ri", "ght"].concat()) }' >hello.rs && rustc hello.rs && ./hello`,
 		"cargo": `cd /tmp && cargo new --quiet hello-cargo && cd hello-cargo && cargo run --offline --quiet && echo '#[test] fn t() { assert_eq!(1 + 1, 2) }' >>src/main.rs && cargo test --offline --quiet && echo right`,
 		"cc":    `mkdir /tmp/cc && cd /tmp/cc && printf '#include <stdio.h>\nint main(void) { puts("right"); }\n' >c.c && cc c.c -o c && ./c`,
 	}},
-	{"go", 100_000_000, "1G", map[string]string{
+	{"go", 100_000_000, "1G", []string{"sh", "-c", `cd && printf 'package main\nfunc main() { print("1\\n") }\n' >hello.go && go run hello.go 2>&1`}, map[string]string{
 		"run":  `mkdir /tmp/m && cd /tmp/m && go mod init m && printf 'package main\nimport "fmt"\nfunc main() { fmt.Println("right") }\n' >main.go && go run .`,
 		"test": `mkdir /tmp/n && cd /tmp/n && go mod init n && printf 'package n\nimport "testing"\nfunc TestN(t *testing.T) {}\n' >n_test.go && go test . && echo right`,
 	}},
@@ -63,6 +65,7 @@ func TestRecipes(t *testing.T) {
 	for _, r := range recipeTests {
 		t.Run(r.name, func(t *testing.T) {
 			var m struct{ Size int64 }
+			began := time.Now()
 			cmd := h.command("image", "build", "--json", r.name)
 			cmd.Stderr = nil
 			out, err := cmd.Output()
@@ -72,20 +75,28 @@ func TestRecipes(t *testing.T) {
 			if err := json.Unmarshal(out, &m); err != nil {
 				t.Fatal(err)
 			}
-			t.Logf("%s: %.1f MB, bound %.0f MB", r.name, float64(m.Size)/1e6, float64(r.bytes)/1e6)
+			t.Logf("%s: %.1f MB, bound %.0f MB, built in %v", r.name, float64(m.Size)/1e6, float64(r.bytes)/1e6, time.Since(began).Round(time.Second))
 			if m.Size > r.bytes {
 				t.Errorf("it has %d bytes, want at most %d", m.Size, r.bytes)
 			}
+			began = time.Now()
+			run, err := h.command(append([]string{"run", "--image", r.name, "--memory", r.memory, "--"}, r.run...)...).Output()
+			if err != nil || string(run) != "1\n" {
+				t.Errorf("run %q: %v\n%s", r.run, err, run)
+			}
+			t.Logf("%s: run %q took %v", r.name, r.run, time.Since(began).Round(time.Millisecond))
 			h.ok("create", r.name, "--image", r.name, "--memory", r.memory)
 			h.ok("start", r.name)
 			defer h.ok("rm", "--force", r.name)
 			for _, scripts := range []map[string]string{everyRecipe, r.scripts} {
 				for name, script := range scripts {
 					// Emulated, a compiler takes minutes: only the time of the whole test bounds it.
+					began := time.Now()
 					out, err := h.command("exec", r.name, "sh", "-c", script).CombinedOutput()
 					if err != nil || !strings.HasSuffix(string(out), "right\n") {
 						t.Errorf("%s: %v\n%s", name, err, out)
 					}
+					t.Logf("%s: %s took %v", r.name, name, time.Since(began).Round(time.Millisecond))
 				}
 			}
 			if got := h.run("exec", "-u", "agent", r.name, "sh", "-c", "cd && touch mine && id -un"); got.stdout != "agent\n" {
