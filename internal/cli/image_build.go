@@ -142,5 +142,6 @@ func (e *env) buildWith(ctx context.Context, store *image.Store, b dockerfile.Bu
 	if err != nil {
 		return nil, err
 	}
+	pull.Source = fmt.Sprintf("%s with %s", what, b.Name)
 	return store.Load(ctx, archive, nil, pull)
 }

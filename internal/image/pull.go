@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -23,8 +24,8 @@ type PullOptions struct {
 	Name   string // in the store; empty for the image's own
 	Format string // as PutOptions has it
 	Level  int
-	// BuildKey as PutOptions has it; for Load.
-	BuildKey string
+	// BuildKey and Source as PutOptions has them; for Load. Without Source, that is what the image was read from.
+	BuildKey, Source string
 	// MaxBytes bounds an image, unpacked; 0 for the default.
 	MaxBytes int64
 	// Always asks the registry whether the name stands for another image by now, although there is one in the store.
@@ -151,7 +152,7 @@ func (s *Store) Load(ctx context.Context, path string, stdin io.Reader, o PullOp
 
 // putImage flattens a container image and puts it into the store, unless the same one is there under another name.
 func (s *Store) putImage(ctx context.Context, img *oci.Image, o PullOptions, put PutOptions) (Manifest, error) {
-	put.Source, put.Config = img.Source, configOf(img.Config)
+	put.Source, put.Config = cmp.Or(o.Source, img.Source), configOf(img.Config)
 	if data, err := json.Marshal(put.Config); err != nil || len(data) > maxConfig {
 		return Manifest{}, sandbox.Errorf(sandbox.Invalid, "use an image with a shorter environment and command", "the configuration of %s has %d bytes, and %d are possible", put.Name, len(data), maxConfig)
 	}

@@ -214,9 +214,9 @@ func TestLoad(t *testing.T) {
 		"layout in an archive": {archive, "mine", nil, "mine"},
 	} {
 		s, o := newStore(t), pullOptions(t)
-		o.Name = c.name
+		o.Name, o.Source = c.name, "a test"
 		list, err := s.Load(ctx, c.path, bytes.NewReader(c.stdin), o)
-		if err != nil || len(list) != 1 || list[0].Name != c.want {
+		if err != nil || len(list) != 1 || list[0].Name != c.want || list[0].Source != "a test" {
 			t.Errorf("%s: %+v, %v", what, list, err)
 			continue
 		}

@@ -130,4 +130,11 @@ func TestProjectDockerfileWithDocker(t *testing.T) {
 			t.Errorf("%q: exit code %d, %q, want %q\n%s", step.args, r.code, r.stdout, step.want, r.stderr)
 		}
 	}
+	h.ok("image", "build", "-t", "mine", "--builder", "docker", "--build-arg", "WHO=else", "-f", filepath.Join(dir, "env/Dockerfile"), dir)
+	if got := h.ok("run", "--image", "mine", "--memory", "128M"); got != "one\nelse\n" {
+		t.Errorf("image build -t: %q", got)
+	}
+	if got := h.ok("image", "inspect", "mine"); !strings.Contains(got, filepath.Join(dir, "env/Dockerfile")+" with docker\n") {
+		t.Errorf("inspect does not tell what it was made from:\n%s", got)
+	}
 }
