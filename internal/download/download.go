@@ -68,8 +68,10 @@ func fetch(ctx context.Context, client *http.Client, url, path string, limit int
 			case <-time.After(pause << (failed - 1)):
 				continue
 			case <-ctx.Done():
-				err = context.Cause(ctx)
 			}
+		}
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
 		}
 		return errors.Join(fmt.Errorf("download %s: %w", url, err), out.Close())
 	}

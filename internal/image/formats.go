@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"runtime"
@@ -45,11 +47,17 @@ func writeSquashfs(ctx context.Context, out *os.File, root *tree.Node) error {
 		}
 		return sandbox.Errorf(sandbox.Unavailable, install+", or use --format erofs", "sqfstar (squashfs-tools 4.5 or newer), which makes squashfs images, is not installed")
 	}
+	latest := int64(0)
+	for _, n := range tree.Walk(root) {
+		latest = max(latest, min(n.Mtime.Sec, math.MaxUint32))
+	}
+	args := append([]string{"-quiet", "-no-progress", "-comp", "zstd", "-reproducible", "-force"}, squashfsRoot(root.Mode&0o7777, root.UID, root.GID)...)
 	return throughTar(ctx, root, func(r io.Reader) error {
 		var stderr bytes.Buffer
-		cmd := exec.CommandContext(ctx, tool, "-quiet", "-no-progress", "-comp", "zstd", "-mkfs-time", "0", "-reproducible", "-force", out.Name())
+		cmd := exec.CommandContext(ctx, tool, append(args, out.Name())...)
 		cmd.Stdin, cmd.Stderr = r, &stderr
-		cmd.Env = append(os.Environ(), "LC_ALL=C")
+		// The root directory would have the time of now, whatever -root-time says: this makes it that of the latest file.
+		cmd.Env = append(os.Environ(), "LC_ALL=C", fmt.Sprintf("SOURCE_DATE_EPOCH=%d", latest))
 		if err := cmd.Run(); err != nil {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
@@ -58,6 +66,12 @@ func writeSquashfs(ctx context.Context, out *os.File, root *tree.Node) error {
 		}
 		return nil
 	})
+}
+
+// squashfsRoot are the arguments of squashfs-tools for the root directory, as they leave out the one of an archive: it would have the
+// mode 0777.
+func squashfsRoot(mode, uid, gid uint32) []string {
+	return []string{"-root-mode", fmt.Sprintf("%o", mode), "-root-uid", fmt.Sprint(uid), "-root-gid", fmt.Sprint(gid)}
 }
 
 // throughTar gives a tree as an archive to read, and returns the error of whichever side failed first.

@@ -61,8 +61,9 @@ func (d *distribution) write(ctx context.Context, path string) error {
 		"--architectures="+arches[d.options.Arch].debian, "--include="+strings.Join(d.recipe.packages, ","), d.recipe.suite, "-", mirror)
 	// The largest blocks that squashfs has, and zstd, which the guest kernel reads: small images matter more here than
 	// what the first read of a file costs.
-	image := command(running, "mksquashfs", "-", path, "-tar", "-noappend", "-quiet", "-no-progress", "-reproducible",
-		"-comp", "zstd", "-Xcompression-level", "19", "-b", "1M")
+	image := command(running, "mksquashfs", append([]string{
+		"-", path, "-tar", "-noappend", "-quiet", "-no-progress", "-reproducible", "-comp", "zstd", "-Xcompression-level", "19", "-b", "1M",
+	}, squashfsRoot(0o755, 0, 0)...)...)
 	from, err := packages.StdoutPipe()
 	if err != nil {
 		return err

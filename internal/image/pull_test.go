@@ -143,6 +143,16 @@ func TestTwoPullsDownloadOnce(t *testing.T) {
 	}
 }
 
+func expectSquashfsRoot(t *testing.T, path, mode, when string) {
+	t.Helper()
+	cmd := exec.Command("unsquashfs", "-lln", path)
+	cmd.Env = append(os.Environ(), "TZ=UTC", "LC_ALL=C")
+	list, err := cmd.Output()
+	if first, _, _ := strings.Cut(string(list), "\n"); err != nil || !strings.HasPrefix(first, mode+" ") || !strings.Contains(first, when) {
+		t.Errorf("the root directory is %q, %v", first, err)
+	}
+}
+
 func TestFormats(t *testing.T) {
 	ctx := context.Background()
 	reg := imagetest.NewRegistry(t)
@@ -162,6 +172,9 @@ func TestFormats(t *testing.T) {
 			}
 			digests = append(digests, m.Digest)
 			leftovers(t, s)
+			if format == Squashfs {
+				expectSquashfsRoot(t, filepath.Join(s.blobDir(), strings.TrimPrefix(m.Digest, "sha256:")), "drwxr-xr-x 0/0", "2023-11-14 22:13") // that of the files, and not that of now
+			}
 		}
 		if digests[0] != digests[1] {
 			t.Errorf("%s: the same image gave different bytes", format)
