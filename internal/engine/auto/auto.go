@@ -68,7 +68,7 @@ func (e *Engine) Choose(ctx context.Context, name string, arch sandbox.Arch) []C
 	chosen := ""
 	for _, c := range e.candidates {
 		v := Choice{Engine: c, Capabilities: c.CapabilitiesFor(ctx, arch)}
-		if e.RequireJailer && c.Name() != jailed && v.Capabilities.Usable {
+		if e.RequireJailer && c.Name() != jailed { // also where it is not installed: installing it would not help
 			v.Capabilities = sandbox.Capabilities{
 				Reason: "it has no jailer, and require_jailer is set", Hint: "agentkernel doctor says what Firecracker and its jailer need; or take require_jailer out of the configuration",
 			}

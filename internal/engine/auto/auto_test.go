@@ -126,6 +126,16 @@ func TestSweep(t *testing.T) {
 	}
 }
 
+// Nobody is told to install an engine that they do not permit.
+func TestMissingAndWithoutJailer(t *testing.T) {
+	e, _, _ := engines("x86_64", "")
+	e.RequireJailer = true
+	_, err := e.Launch(t.Context(), sandbox.MachineSpec{Engine: "slow", Arch: sandbox.X8664})
+	if err == nil || !strings.Contains(err.Error(), "require_jailer is set") {
+		t.Error(err)
+	}
+}
+
 // TestAskedFor has sandboxes and users who name an engine.
 func TestAskedFor(t *testing.T) {
 	for name, tc := range map[string]struct {
