@@ -8,6 +8,8 @@ SOURCE  := /usr/src/linux-source-6.1.tar.xz
 
 # What is needed to build the kernel and the base image, and to run microVMs.
 PACKAGES := build-essential flex bison bc libelf-dev xz-utils busybox-static e2fsprogs linux-source-6.1 qemu-system-x86
+# What tests compare with, and skip without.
+PACKAGES_TEST := erofs-utils git squashfs-tools umoci
 PACKAGES_RECIPES := mmdebstrap squashfs-tools
 PACKAGES_ARM64 := gcc-aarch64-linux-gnu qemu-system-arm
 
@@ -28,6 +30,7 @@ run: ready ## a real job in a real microVM
 	@scripts/demo.sh $(BIN)
 
 test: ready ## everything, with real microVMs
+	@scripts/setup.sh $(PACKAGES_TEST)
 	@scripts/test.sh
 
 test-api: ready ## the API against api/openapi.yaml, with requests that schemathesis makes up

@@ -141,6 +141,7 @@ func save(t *testing.T, ref string, img v1.Image) string {
 func dockerRun(t *testing.T, file, ref string, flags, args []string) (string, bool) {
 	t.Helper()
 	if exec.Command("docker", "info").Run() != nil {
+		t.Log("docker does not answer: not compared with docker run")
 		return "", false
 	}
 	if out, err := exec.Command("docker", "load", "-i", file).CombinedOutput(); err != nil {
