@@ -155,15 +155,12 @@ func well(b []byte) bool {
 // sum is a header's checksum: that of its bytes, with blanks in its own field.
 func sum(b []byte) int64 {
 	const even = 0x00ff00ff00ff00ff
-	total := uint64(0)
-	for i := 0; i < blockSize; i += 64 { // 16 bytes are added in each of four lanes: no lane overflows
-		lanes := uint64(0)
-		for j := i; j < i+64; j += 8 {
-			v := binary.LittleEndian.Uint64(b[j:])
-			lanes += v&even + v>>8&even
-		}
-		total += lanes&0xffff + lanes>>16&0xffff + lanes>>32&0xffff + lanes>>48
+	lanes := uint64(0)
+	for rest := b[:blockSize]; len(rest) >= 8; rest = rest[8:] { // 128 bytes are added in each of four lanes: no lane overflows
+		v := binary.LittleEndian.Uint64(rest)
+		lanes += v&even + v>>8&even
 	}
+	total := lanes&0xffff + lanes>>16&0xffff + lanes>>32&0xffff + lanes>>48
 	for _, c := range b[sumAt : sumAt+8] {
 		total += ' ' - uint64(c)
 	}

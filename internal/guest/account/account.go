@@ -4,6 +4,7 @@ package account
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -40,18 +41,19 @@ func Lookup(spec string, passwd, group io.Reader) (User, error) {
 	if hasGroup && (name == "" || groupName == "") {
 		return User{}, fmt.Errorf("%q is not a user: write name, uid, name:group or uid:gid", spec)
 	}
-	u, err := findUser(name, passwd)
+	buf := make([]byte, usualFile)
+	u, err := findUser(name, passwd, buf)
 	if err != nil {
 		return User{}, err
 	}
 	if hasGroup {
-		u.GID, err = findGroup(groupName, group)
+		u.GID, err = findGroup(groupName, group, buf)
 		u.Groups = []uint32{u.GID}
 		return u, err
 	}
 	u.Groups = []uint32{u.GID}
-	err = eachLine(group, 4, func(f []string) bool {
-		gid, ok := number(f[2])
+	err = eachLine(group, buf, 4, func(f [][]byte) bool {
+		gid, ok := number(string(f[2]))
 		if ok && hasMember(f[3], u.Name) && !slices.Contains(u.Groups, gid) {
 			u.Groups = append(u.Groups, gid)
 		}
@@ -63,20 +65,20 @@ func Lookup(spec string, passwd, group io.Reader) (User, error) {
 	return u, nil
 }
 
-func findUser(name string, passwd io.Reader) (User, error) {
+func findUser(name string, passwd io.Reader, buf []byte) (User, error) {
 	uid, numeric := number(name)
 	if name == "" {
 		uid, numeric = 0, true
 	}
 	var u User
 	found := false
-	err := eachLine(passwd, 7, func(f []string) bool {
-		id, ok := number(f[2])
-		gid, okGroup := number(f[3])
-		if !ok || !okGroup || f[0] != name && !(numeric && id == uid) {
+	err := eachLine(passwd, buf, 7, func(f [][]byte) bool {
+		id, ok := number(string(f[2]))
+		gid, okGroup := number(string(f[3]))
+		if !ok || !okGroup || string(f[0]) != name && !(numeric && id == uid) {
 			return true
 		}
-		u, found = User{Name: f[0], UID: id, GID: gid, Home: f[5], Shell: f[6]}, true
+		u, found = User{Name: string(f[0]), UID: id, GID: gid, Home: string(f[5]), Shell: string(f[6])}, true
 		return false
 	})
 	switch {
@@ -98,12 +100,12 @@ func findUser(name string, passwd io.Reader) (User, error) {
 	return u, nil
 }
 
-func findGroup(name string, group io.Reader) (uint32, error) {
+func findGroup(name string, group io.Reader, buf []byte) (uint32, error) {
 	gid, numeric := number(name)
 	found := false
-	err := eachLine(group, 3, func(f []string) bool {
-		id, ok := number(f[2])
-		if ok && f[0] == name {
+	err := eachLine(group, buf, 3, func(f [][]byte) bool {
+		id, ok := number(string(f[2]))
+		if ok && string(f[0]) == name {
 			gid, found = id, true
 		}
 		return !found
@@ -118,9 +120,9 @@ func findGroup(name string, group io.Reader) (uint32, error) {
 }
 
 // hasMember reports whether a group's list of members, which commas separate, has name.
-func hasMember(list, name string) bool {
-	for member := range strings.SplitSeq(list, ",") {
-		if member == name {
+func hasMember(list []byte, name string) bool {
+	for member := range bytes.SplitSeq(list, []byte{','}) {
+		if string(member) == name {
 			return true
 		}
 	}
@@ -136,14 +138,15 @@ func number(s string) (uint32, bool) {
 	return uint32(n), true
 }
 
-// eachLine calls f with the fields of each line that has at least n of them, until f returns false. f may not keep the slice.
-func eachLine(r io.Reader, n int, f func([]string) bool) error {
+// eachLine calls f with the fields of each line that has at least n of them, until f returns false. f may not keep what it gets.
+// buf is read into.
+func eachLine(r io.Reader, buf []byte, n int, f func([][]byte) bool) error {
 	s := bufio.NewScanner(io.LimitReader(r, maxFile))
-	s.Buffer(make([]byte, usualFile), maxLine)
-	var fields []string
+	s.Buffer(buf, maxLine)
+	fields := make([][]byte, 0, 8) // passwd has 7
 	for s.Scan() {
-		fields = slices.AppendSeq(fields[:0], strings.SplitSeq(s.Text(), ":"))
-		if len(fields) >= n && fields[0] != "" && !f(fields) {
+		fields = slices.AppendSeq(fields[:0], bytes.SplitSeq(s.Bytes(), []byte{':'}))
+		if len(fields) >= n && len(fields[0]) > 0 && !f(fields) {
 			return nil
 		}
 	}

@@ -160,6 +160,7 @@ func (s *service) Shutdown(ctx context.Context, req *guestv1.ShutdownRequest) (*
 
 // Exec runs one command.
 func (s *service) Exec(ctx context.Context, stream guestv1.Agent_ExecServer) error {
+	deepen(startDepth / 2)
 	req, err := stream.Recv()
 	if err != nil {
 		return err

@@ -66,11 +66,21 @@ func (f rawFile) Read(p []byte) (int, error) {
 
 func (f rawFile) Close() error { return unix.Close(int(f)) }
 
+// fileMode is st_mode of stat(2). Each command asks for several, and os.Stat makes garbage.
+func fileMode(path string) (uint32, error) {
+	for {
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); !errors.Is(err, unix.EINTR) {
+			return uint32(st.Mode), err
+		}
+	}
+}
+
 // directory returns where a command begins: cwd, or by default /workspace, the user's home, or the root, whichever there is.
 func directory(cwd, home string) (string, error) {
 	if cwd == "" {
 		for _, d := range []string{workspace, home} {
-			if st, err := os.Stat(d); err == nil && st.IsDir() {
+			if mode, err := fileMode(d); err == nil && mode&unix.S_IFMT == unix.S_IFDIR {
 				return d, nil
 			}
 		}
@@ -79,12 +89,12 @@ func directory(cwd, home string) (string, error) {
 	if !strings.HasPrefix(cwd, "/") {
 		return "", fmt.Errorf("the working directory %q is not absolute", cwd)
 	}
-	switch st, err := os.Stat(cwd); {
+	switch mode, err := fileMode(cwd); {
 	case errors.Is(err, os.ErrNotExist):
 		return "", fmt.Errorf("the working directory %s does not exist in the guest", cwd)
 	case err != nil:
-		return "", fmt.Errorf("use the working directory: %w", err)
-	case !st.IsDir():
+		return "", fmt.Errorf("use the working directory %s: %w", cwd, err)
+	case mode&unix.S_IFMT != unix.S_IFDIR:
 		return "", fmt.Errorf("the working directory %s is not a directory", cwd)
 	}
 	return cwd, nil
@@ -109,10 +119,10 @@ func lookPath(name, path, dir string) (string, error) {
 			d = "."
 		}
 		file := d + "/" + name
-		st, err := os.Stat(inDirectory(file, dir))
+		mode, err := fileMode(inDirectory(file, dir))
 		switch {
-		case err != nil || st.IsDir():
-		case st.Mode().Perm()&0o111 != 0:
+		case err != nil || mode&unix.S_IFMT == unix.S_IFDIR:
+		case mode&0o111 != 0:
 			return file, nil
 		default:
 			found = file

@@ -63,6 +63,7 @@ func (o *output) pump(ctx context.Context, credit <-chan struct{}, pool *buffers
 				}
 			}
 			if left == 0 {
+				o.eof = o.over(raw)
 				return nil
 			}
 			buf, n, err := o.read(raw, pool, left)
@@ -125,6 +126,19 @@ func (o *output) waiting(raw syscall.RawConn) (int, error) {
 		return terminalRest, nil
 	}
 	return inPipe(raw)
+}
+
+// over reports whether nobody has the other end of a pipe open any more. What it may read besides came after the command's end.
+func (o *output) over(raw syscall.RawConn) (over bool) {
+	if o.terminal {
+		return false
+	}
+	wait := raw.Control(func(fd uintptr) {
+		var late [1]byte
+		n, err := unix.Read(int(fd), late[:])
+		over = n == 0 && err == nil
+	})
+	return over && wait == nil
 }
 
 // inPipe returns how many bytes wait in a pipe: FIONREAD in pipe(7), which is TIOCINQ by its other name.
