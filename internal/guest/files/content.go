@@ -98,11 +98,12 @@ func (o *operation) write(req *guestv1.WriteFile) error {
 	if err != nil {
 		return err
 	}
-	defer w.discard()
 	if err := o.accept(); err != nil {
+		w.discard()
 		return err
 	}
 	found, err := w.fill(o.source(), req.GetSync())
+	w.discard() // first: who hears that the disk is full may want the room at once
 	return o.end(&guestv1.FilesResult{Failure: failure(err), Info: found})
 }
 
