@@ -76,7 +76,7 @@ func Archive(t testing.TB, entries ...Entry) []byte {
 func Layer(t testing.TB, entries ...Entry) v1.Layer {
 	t.Helper()
 	data := Archive(t, entries...)
-	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil })
+	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }, tarball.WithCompressedCaching)
 	if err != nil {
 		t.Fatal(err)
 	}
