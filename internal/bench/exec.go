@@ -10,7 +10,7 @@ import (
 )
 
 // Exec runs true in one running sandbox, through the API and through the command line, and in a container of each rival, in
-// turns, so that all meet the same noise. With Parallel above 0 it then runs so many at once, until there have been N.
+// turns, so that all meet the same noise. With Parallel above 0 it then runs so many at once as well.
 func Exec(ctx context.Context, e *Env) (s Section, err error) {
 	s = Section{Name: "exec", Title: "An exec"}
 	sb, remove, err := e.started(ctx, client.StartOptions{})
@@ -49,19 +49,41 @@ func Exec(ctx context.Context, e *Env) (s Section, err error) {
 		}
 	}
 	if e.Parallel > 0 {
-		row := fmt.Sprintf("%d execs at once, each", e.Parallel)
-		if err := e.execAtOnce(ctx, sb.Name, row, &t); err != nil {
+		if err := e.execsAtOnce(ctx, &s, &t, sb.Name, api, cli); err != nil {
 			return s, err
 		}
-		s.Add(fmt.Sprintf("p99 of %d at once / p50 of one, through the API", e.Parallel),
-			float64(t.Quantile(row, 0.99))/float64(t.Median(api)), Ratio)
 	}
 	s.Times = t.Summaries()
 	return s, nil
 }
 
-// execAtOnce runs true N times, in rounds of so many at once.
-func (e *Env) execAtOnce(ctx context.Context, name, row string, t *Table) error {
+// execsAtOnce runs true N times, in rounds of so many at once: through the API, with a process of the command line each, and with one
+// of each rival's. api and cli name the rows of one at a time.
+func (e *Env) execsAtOnce(ctx context.Context, s *Section, t *Table, name, api, cli string) error {
+	type way struct {
+		row string // of one at a time
+		run func() (time.Duration, error)
+	}
+	ways := []way{{api, func() (time.Duration, error) {
+		began := time.Now()
+		err := e.execTrue(ctx, name)
+		return time.Since(began), err
+	}}, {cli, func() (time.Duration, error) { return timeCommand(ctx, e.Self, "exec", name, "true") }}}
+	for _, rival := range e.Rivals {
+		ways = append(ways, way{rival.Name() + " exec", func() (time.Duration, error) { return rival.Exec(ctx) }})
+	}
+	for _, w := range ways {
+		row := fmt.Sprintf("%d at once, %s", e.Parallel, w.row)
+		if err := e.atOnce(row, t, w.run); err != nil {
+			return err
+		}
+		s.Add(fmt.Sprintf("p99 of %d at once / p50 of one, %s", e.Parallel, w.row), float64(t.Quantile(row, 0.99))/float64(t.Median(w.row)), Ratio)
+	}
+	return nil
+}
+
+// atOnce adds N times to a row, of rounds of Parallel runs at once.
+func (e *Env) atOnce(row string, t *Table, run func() (time.Duration, error)) error {
 	type outcome struct {
 		took time.Duration
 		err  error
@@ -70,9 +92,8 @@ func (e *Env) execAtOnce(ctx context.Context, name, row string, t *Table) error 
 		outcomes := make(chan outcome, e.Parallel)
 		for range e.Parallel {
 			go func() {
-				began := time.Now()
-				err := e.execTrue(ctx, name)
-				outcomes <- outcome{time.Since(began), err}
+				took, err := run()
+				outcomes <- outcome{took, err}
 			}()
 		}
 		var failed error
