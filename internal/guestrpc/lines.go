@@ -19,7 +19,7 @@ const (
 	lineTimeout = 10 * time.Second
 	// maxLines bounds the lines without a command, and idleTime is how long more than one is kept when they are not used.
 	maxLines = 64
-	idleTime = 10 * time.Second
+	idleTime = 2 * time.Second
 )
 
 // line is a connection to the guest that carries one command after another. While it carries none, the guest may send nothing

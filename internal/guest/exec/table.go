@@ -22,7 +22,7 @@ const (
 	userShown = 64
 	// restAfter is how long after the end of a command, when no other has ended since, this process gives back what memory it does
 	// not need: many commands at once leave it with twice as much.
-	restAfter = 15 * time.Second
+	restAfter = 5 * time.Second
 )
 
 // enter puts a command into the table, under an id that no command has that runs.
