@@ -67,7 +67,9 @@ func (r *root) warm(runner *exec.Runner) error {
 		return err
 	}
 	identity.System{Own: r.Own}.Rehearse()
-	return runner.Warm("/")
+	err := runner.Warm("/")
+	unix.Sync() // or the first moments of a sandbox may be those in which the kernel gets to writing
+	return err
 }
 
 // enter is agent.Options.Enter.

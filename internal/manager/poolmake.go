@@ -109,12 +109,20 @@ func (p *pooled) setMachine(spec sandbox.MachineSpec) {
 	p.rec.Kernel, p.rec.KernelFile, p.rec.InitrdFile = spec.Kernel.Version, spec.Kernel.Path, spec.Initrd
 }
 
-// warm runs a command, twice: most of what the first ones cost, on the host and in the guest, is paid then.
+// warm runs a command, twice, and has the guest's events told meanwhile, as when a sandbox has begun: most of what the first ones cost,
+// on the host and in the guest, is paid then.
 func (p *pooled) warm(ctx context.Context) error {
 	client, err := p.guest.control(ctx)
 	if err != nil {
 		return err
 	}
+	watchCtx, cancel := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		_ = guestrpc.Watch(watchCtx, p.guest.dial, func(guestrpc.OOMKill) {}) // ends with watchCtx, if not before
+	}()
+	defer func() { cancel(); <-watched }()
 	for range 2 {
 		x, err := client.Exec(ctx, guestrpc.ExecSpec{ID: newID(), Argv: []string{"true"}}) // an image may have none
 		if err != nil {
