@@ -86,6 +86,45 @@ func TestLinkReconnects(t *testing.T) {
 	}
 }
 
+// A session that nobody has used is one that a restored guest goes on with: not after a dial, and not when it broke.
+func TestLinkUnused(t *testing.T) {
+	l, end, began := testLink(t, nil)
+	unused := func(want bool) {
+		t.Helper()
+		if got, err := l.hasUnused(t.Context()); err != nil || got != want {
+			t.Errorf("unused: %t, %v; want %t", got, err, want)
+		}
+	}
+	renew := func() (s *fakeSession) {
+		t.Helper()
+		if err := l.renew(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		unused(true)
+		return <-began
+	}
+	unused(false)
+	dialOnce(t, l)
+	old := <-began
+	unused(false)
+	first := renew()
+	select {
+	case <-old.Done():
+	default:
+		t.Error("the session before goes on")
+	}
+	dialOnce(t, l)
+	unused(false)
+	if len(began) != 0 {
+		t.Error("a dial began another session")
+	}
+	first.Close()
+	renew().Close()
+	unused(false)
+	end(vmm.ErrEnded)
+	l.close()
+}
+
 // A guest that never answers holds nobody up beyond his context, or the end of the VMM.
 func TestLinkSilentGuest(t *testing.T) {
 	waiting := make(chan struct{}, 2)

@@ -32,6 +32,7 @@ type machine struct {
 	monitor    *qmp
 	shutReason string // why QEMU ended, from its events
 	pausing    bool   // Pause was called, and Resume was not
+	reset      bool   // the guest has reset itself, and QEMU was killed for that
 }
 
 var (
@@ -131,6 +132,9 @@ func (m *machine) onEvent(name string, data json.RawMessage) {
 		if json.Unmarshal(data, &shutdown) == nil {
 			m.explainEnd(vmmlog.LastLines([]byte(shutdown.Reason), 1))
 		}
+		if shutdown.Reason == guestReset {
+			m.endReset()
+		}
 	case "STOP":
 		m.mu.Lock()
 		asked := m.pausing || m.shutReason != "" // a QEMU that ends may halt its guest first
@@ -147,6 +151,20 @@ func (m *machine) onEvent(name string, data json.RawMessage) {
 	}
 }
 
+// guestReset is QEMU's word for how a guest of ours ends itself.
+const guestReset = "guest-reset"
+
+// endReset ends a QEMU whose guest has ended itself. It would end by itself, after it has cleared up for as long as it took to start. What
+// the guest was told to be written is in the host's page cache, and what QEMU and guest have said in their pipes.
+func (m *machine) endReset() {
+	m.mu.Lock()
+	m.reset = true
+	m.mu.Unlock()
+	if err := m.Proc.Kill(); err != nil {
+		m.Log.Warn("kill a QEMU whose guest has ended", "err", err)
+	}
+}
+
 // explainEnd keeps the first reason for an end.
 func (m *machine) explainEnd(reason string) {
 	m.mu.Lock()
@@ -160,12 +178,15 @@ func (m *machine) explainEnd(reason string) {
 func (m *machine) explain(status process.Status) sandbox.Exit {
 	m.mu.Lock()
 	reason := m.shutReason
+	if m.reset {
+		status = process.Status{} // as if it had been quick
+	}
 	m.mu.Unlock()
 	var detail []string
 	if p := vmmlog.KernelPanic(m.Logs.Console.Tail(16 << 10)); p != "" {
 		detail = append(detail, "the guest's kernel said: "+p)
 	}
-	if reason != "" && reason != "guest-reset" { // a reset is how a guest of ours ends itself
+	if reason != "" && reason != guestReset {
 		detail = append(detail, "QEMU's reason is "+reason)
 	}
 	if said := vmmlog.LastLines(complaints(m.Logs.Output.Tail(4096)), 4); said != "" {

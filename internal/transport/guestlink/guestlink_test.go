@@ -200,6 +200,29 @@ func echo(s *transport.Session, n int) error {
 	return nil
 }
 
+// TestTakeUp checks that another host goes on with a session that nobody has used, as after the restore of a guest that was saved then,
+// and that a host that begins anew after that is served too.
+func TestTakeUp(t *testing.T) {
+	d := guest(t)
+	first := dial(t, d.connect(-1))
+	defer first.Close()
+	second, err := transport.TakeUpSerial(d.connect(-1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	for range 2 {
+		if err := echo(second, 100_000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	third := dial(t, d.connect(-1))
+	defer third.Close()
+	if err := echo(third, 100_000); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestUnknownPort(t *testing.T) {
 	s := dial(t, guest(t).connect(-1))
 	defer s.Close()
