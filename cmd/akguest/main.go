@@ -103,7 +103,7 @@ func run(began time.Duration) error {
 	}
 	go func() {
 		failed <- agent.Serve(context.Background(), agent.Options{
-			Runner: runner, Machine: identity.System{Own: root.Own}, Enter: enter, Rehearses: root.rooted, Build: build, Stats: stats.Source{Proc: "/proc", Upper: root.Upper},
+			Runner: runner, Machine: identity.System{Own: root.Own}, Enter: enter, Build: build, Stats: stats.Source{Proc: "/proc", Upper: root.Upper},
 			Kernel: unix.ByteSliceToString(name.Release[:]), Arch: unix.ByteSliceToString(name.Machine[:]),
 			Init: began, Ready: uptime(),
 			Shutdown: func(grace time.Duration) { failed <- power.Off(r, root.Writable(), grace, os.Stdout) },

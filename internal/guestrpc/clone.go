@@ -69,7 +69,7 @@ func (c *Client) Resume(ctx context.Context, spec ResumeSpec) ([]sandbox.Hygiene
 }
 
 // clockTries is how often a clock that is too far off is set once more.
-const clockTries = 2
+const clockTries = 6
 
 // tune sets the guest's clock once more when it may be too far off: a request can wait for long, as does a Hello to a guest that
 // boots, and the time in it is old by then.

@@ -308,14 +308,10 @@ func (m *Manager) saveBooted(ctx context.Context, spec sandbox.MachineSpec, dir 
 	if err != nil {
 		return spec, saved, err
 	}
-	if g.info().Awaits != guestrpc.AwaitsDisks {
-		err = errors.New("its guest agent does not wait for disks")
-	} else if slices.ContainsFunc(spec.Disks, func(d sandbox.Disk) bool { return d.Role == sandbox.Upper }) {
-		err = g.rehearse(ctx)
-	}
+	waits := g.info().Awaits == guestrpc.AwaitsDisks
 	g.close()
-	if err != nil {
-		return spec, saved, err
+	if !waits {
+		return spec, saved, errors.New("its guest agent does not wait for disks")
 	}
 	if l, ok := machine.(sandbox.Linked); ok {
 		if err := l.RenewLink(ctx); err != nil {
@@ -327,31 +323,6 @@ func (m *Manager) saveBooted(ctx context.Context, spec sandbox.MachineSpec, dir 
 	}
 	saved, err = saver.Save(ctx, dir)
 	return spec, saved, err
-}
-
-// rehearse has a template run a command, on the way that commands of sandboxes take. What the guest's kernel, its agent and the libraries
-// of that find out when they do something for the first time is in its memory then. An image without a shell has it fail at once.
-func (g *guest) rehearse(ctx context.Context) error {
-	client, err := g.control(ctx)
-	if err != nil {
-		return err
-	}
-	x, err := client.Exec(ctx, guestrpc.ExecSpec{ID: "rehearsal", Argv: []string{"sh", "-c", "true"}})
-	if err != nil {
-		return fmt.Errorf("rehearse: %w", err)
-	}
-	defer x.Close()
-	defer context.AfterFunc(ctx, func() { x.Close() })()
-	for {
-		ev, err := x.Recv()
-		if err != nil {
-			return fmt.Errorf("rehearse: %w", err)
-		}
-		switch ev.(type) {
-		case guestrpc.Exited, guestrpc.Failed:
-			return nil
-		}
-	}
 }
 
 // templateFailed is for a template that could not be restored: sandboxes boot for a while, and then it is taken anew.

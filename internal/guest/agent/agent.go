@@ -38,14 +38,12 @@ type Options struct {
 	Stats    stats.Source
 	Shutdown func(grace time.Duration) // ends the microVM
 	// Enter makes a sandbox of a template, with the disks that the host gives it. It is nil for what was booted as a sandbox.
-	Enter func(disks []*guestv1.ResumeDisk) error
-	// Rehearses says that a template has all that commands need, and runs them. Sandboxes do not know of them.
-	Rehearses bool
-	Build     string        // of the agent
-	Kernel    string        // uname -r
-	Arch      string        // uname -m
-	Init      time.Duration // since the kernel's start: when this process began
-	Ready     time.Duration // since the kernel's start: when it began to listen
+	Enter  func(disks []*guestv1.ResumeDisk) error
+	Build  string        // of the agent
+	Kernel string        // uname -r
+	Arch   string        // uname -m
+	Init   time.Duration // since the kernel's start: when this process began
+	Ready  time.Duration // since the kernel's start: when it began to listen
 }
 
 // Machine is the microVM, which is given what must be its own.
@@ -93,14 +91,6 @@ func (s *service) ready() error {
 		return status.Error(codes.FailedPrecondition, "this microVM is a template, and has no disks yet")
 	}
 	return nil
-}
-
-// runs returns an error when no command can run.
-func (s *service) runs() error {
-	if s.o.Rehearses {
-		return nil
-	}
-	return s.ready()
 }
 
 // Hello takes the identity that the host gives, and says what this is.
@@ -175,7 +165,7 @@ func (s *service) Exec(ctx context.Context, stream guestv1.Agent_ExecServer) err
 	if err != nil {
 		return err
 	}
-	if err := s.runs(); err != nil {
+	if err := s.ready(); err != nil {
 		return err
 	}
 	if attach := req.GetAttach(); attach != nil {

@@ -100,7 +100,6 @@ func (s *cloneService) enter(disks []*guestv1.ResumeDisk) error {
 	if err := s.o.Enter(disks); err != nil {
 		return fmt.Errorf("make a sandbox of the template: %w", err)
 	}
-	s.o.Runner.ForgetEnded()
 	s.entered.Store(true)
 	return nil
 }

@@ -74,18 +74,6 @@ func (r *Runner) leave(c *Command, exited *guestv1.ExecExited) {
 	r.rest.Reset(restAfter)
 }
 
-// ForgetEnded forgets the commands that have ended, as if there had been none.
-func (r *Runner) ForgetEnded() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, c := range r.history {
-		if r.commands[c.id] == c {
-			delete(r.commands, c.id)
-		}
-	}
-	r.history = nil
-}
-
 func (r *Runner) find(id string) *Command {
 	r.mu.Lock()
 	defer r.mu.Unlock()
