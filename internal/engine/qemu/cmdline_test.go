@@ -45,7 +45,7 @@ func TestArgs(t *testing.T) {
 		"-kernel", "/k/vmlinux", "-initrd", "/i/initrd",
 		"-append", "quiet panic=-1 rdinit=/init random.trust_cpu=on rcupdate.rcu_expedited=1 console=ttyS0 8250.nr_uarts=1" +
 			" earlyprintk=serial,ttyS0,115200 reboot=t lapic_timer_khz=1000000 tsc=reliable tsc_early_khz=2600000 no_timer_check" +
-			" percpu_alloc=page noreplace-smp agentkernel.link=00ff agentkernel.disk=rootfs:erofs:ro agentkernel.disk=upper:ext4:rw",
+			" percpu_alloc=page noreplace-smp fault_around_bytes=16384 agentkernel.link=00ff agentkernel.disk=rootfs:erofs:ro agentkernel.disk=upper:ext4:rw",
 	}
 	if diff := cmp.Diff(want, testCommand().args()); diff != "" {
 		t.Errorf("command line (-want +got):\n%s", diff)
