@@ -5,6 +5,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -44,6 +45,47 @@ func (h *home) counts(name string) counts {
 	return counts{n[0], n[1], n[2], n[3], len(fds)}
 }
 
+// began tells that something was written to it.
+type began chan<- struct{}
+
+func (b began) Write(p []byte) (int, error) {
+	b <- struct{}{}
+	return len(p), nil
+}
+
+// together has n commands run at the same time: none ends before the last one has begun.
+func (h *home) together(c *client.Client, name string, n int) {
+	h.t.Helper()
+	all := make(chan struct{}, n)
+	errs := make(chan error, n)
+	end, ended := context.WithCancel(h.t.Context())
+	defer ended()
+	for range n {
+		in, ending := io.Pipe()
+		context.AfterFunc(end, func() { ending.Close() })
+		go func() {
+			exit, err := c.Exec(h.t.Context(), name, client.ExecStart{Argv: []string{"sh", "-c", "echo; read line; exit 0"}}, client.ExecIO{Stdin: in, Stdout: began(all)})
+			if err == nil && exit.Code != 0 {
+				err = fmt.Errorf("a command that waits for others: %+v", exit)
+			}
+			errs <- err
+		}()
+	}
+	for begun := 0; begun < n; begun++ {
+		select {
+		case <-all:
+		case err := <-errs:
+			h.t.Fatalf("a command ended before the last one began: %v", err)
+		}
+	}
+	ended()
+	for range n {
+		if err := <-errs; err != nil {
+			h.t.Error(err)
+		}
+	}
+}
+
 // TestManyExecs runs commands one after the other, and many at once, and looks for what they leave behind.
 func TestManyExecs(t *testing.T) {
 	h := newHome(t)
@@ -73,7 +115,9 @@ func TestManyExecs(t *testing.T) {
 			}
 		}
 	}
-	for range 3 { // so that what is kept for use again is there
+	// What is kept for use again is to be there: as much as there can be, so the commands wait for each other.
+	h.together(c, "a", *manyAtOnce)
+	for range 3 {
 		atOnce(*manyAtOnce)
 	}
 	before := h.counts("a")
