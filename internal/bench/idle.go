@@ -14,8 +14,14 @@ import (
 	"github.com/agentkernel/agentkernel/pkg/client"
 )
 
-// calm is how long a guest gets to end what its boot and the command before have begun.
-const calm = 2 * time.Second
+// calm is how long a guest gets to end what its boot and the command before have begun: its agent gives memory back after 5 s.
+const calm = 6 * time.Second
+
+// The budgets: % of a processor for each of VMM and daemon, and MiB.
+const (
+	maxIdle  = 0.5
+	maxAgent = 8
+)
 
 // Idle watches one running sandbox in which nothing happens, and the daemon, for a while, and then asks what they take.
 func Idle(ctx context.Context, e *Env) (s Section, err error) {
@@ -58,7 +64,7 @@ func Idle(ctx context.Context, e *Env) (s Section, err error) {
 	}
 	seconds := time.Since(began).Seconds()
 	for _, p := range parts {
-		s.Add(p.name+": of one processor", 100*(p.after.CPU-p.before.CPU).Seconds()/seconds, "%")
+		s.Budget(p.name+": of one processor", 100*(p.after.CPU-p.before.CPU).Seconds()/seconds, "%", maxIdle)
 		s.Add(p.name+": context switches", float64(p.after.Switches-p.before.Switches)/seconds, "/s")
 	}
 	for _, p := range parts {
@@ -70,7 +76,7 @@ func Idle(ctx context.Context, e *Env) (s Section, err error) {
 	if err != nil {
 		return s, err
 	}
-	s.Add("guest agent: resident memory", mebi(agent), "MiB")
+	s.Budget("guest agent: resident memory", mebi(agent), "MiB", maxAgent)
 	return s, nil
 }
 

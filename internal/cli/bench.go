@@ -40,7 +40,7 @@ func benchmarks() []benchmark {
 		{name: "boot", short: "Time the stages of cold boots, and count guest instructions where the CPU is emulated", n: 10, run: bench.Boot},
 		{name: "start", short: "Time starts from a template and cold boots, in turns, to the end of the first command", n: 10, budgets: true, run: bench.Start},
 		{name: "run", short: "Time the command line's run of true, from the making of a sandbox to its removal", n: 10, compare: true, budgets: true, run: bench.Run},
-		{name: "exec", short: "Time execs in a running sandbox", n: 100, compare: true, run: bench.Exec,
+		{name: "exec", short: "Time execs in a running sandbox", n: 100, compare: true, budgets: true, run: bench.Exec,
 			flags: func(fs *pflag.FlagSet, e *bench.Env) {
 				fs.IntVar(&e.Parallel, "parallel", 50, "run so many at once as well; 0: none")
 				fs.IntVar(e.Request.Vcpus, "vcpus", 1, "virtual CPUs of the sandbox")
@@ -62,7 +62,7 @@ func benchmarks() []benchmark {
 		{name: "snapshot", short: "Time snapshots of a running sandbox, starts from them, suspend and resume", n: 10, budgets: true, run: bench.Snapshot},
 		{name: "fork", short: "Time running copies of a running sandbox", n: 10, run: bench.Fork},
 		{name: "memory", short: "Measure what idle sandboxes take of the host's memory", n: 4, budgets: true, run: bench.Memory},
-		{name: "idle", short: "Measure what a sandbox takes while nothing happens in it", run: bench.Idle,
+		{name: "idle", short: "Measure what a sandbox takes while nothing happens in it", budgets: true, run: bench.Idle,
 			flags: func(fs *pflag.FlagSet, e *bench.Env) {
 				fs.DurationVar(&e.Idle, "for", 20*time.Second, "how long it is watched")
 			}},
