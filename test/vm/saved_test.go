@@ -380,7 +380,7 @@ func TestCopyOfRunning(t *testing.T) {
 	counting := lines(x)
 	<-counting
 	s.detach("back", "i=0; while :; do i=$((i+1)); echo $i >/tmp/count; sleep 0.01; done")
-	s.sh("echo $$ >/sys/fs/cgroup/mine/cgroup.procs; (while :; do head -c 8 /dev/urandom | od -An -tx1 >/tmp/drawn; sleep 0.01; done) >/dev/null 2>&1 </dev/null & ")
+	s.sh("echo $$ >/sys/fs/cgroup/mine/cgroup.procs; (while :; do head -c 8 /dev/urandom | od -An -tx1 >/tmp/draw && mv /tmp/draw /tmp/drawn; sleep 0.01; done) >/dev/null 2>&1 </dev/null & ")
 	for range 2 { // it may be asked for twice
 		l.check(s.Prepare(l.ctx, 10*time.Second, false))
 	}
@@ -442,7 +442,9 @@ func TestCopyOfRunning(t *testing.T) {
 		}
 	}
 	<-counting
-	if a, b := s.sh("cat /tmp/drawn"), c.sh("cat /tmp/drawn"); a == b {
+	// The first that comes now may have been drawn before there was a copy.
+	const draw = "for i in 1 2; do rm -f /tmp/drawn; until [ -s /tmp/drawn ]; do :; done; done; cat /tmp/drawn"
+	if a, b := s.sh(draw), c.sh(draw); a == b {
 		t.Errorf("both drew %q", a)
 	}
 }
