@@ -17,10 +17,10 @@ const (
 )
 
 // awaitPool returns when the pool has all that it is to have of the image, and makes nothing; ok is false when it is not configured for
-// the image.
+// the image. A pool on hold is waited for: it goes on when the host has memory again.
 func (e *Env) awaitPool(ctx context.Context) (ok bool, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, poolTimeout, fmt.Errorf("the pool is not full after %v", poolTimeout))
-	defer cancel()
+	late := time.NewTimer(poolTimeout)
+	defer late.Stop()
 	tick := time.NewTicker(poolStep)
 	defer tick.Stop()
 	for {
@@ -36,14 +36,16 @@ func (e *Env) awaitPool(ctx context.Context) (ok bool, err error) {
 				return false, fmt.Errorf("the pool has no microVM of %s: %s", image.Image, *image.Error)
 			}
 		}
-		switch {
-		case !ok || full:
+		if !ok || full {
 			return ok, nil
-		case p.OnHold != nil:
-			return false, fmt.Errorf("the pool makes no microVMs: %s", *p.OnHold)
 		}
 		select {
 		case <-tick.C:
+		case <-late.C:
+			if p.OnHold != nil {
+				return false, fmt.Errorf("the pool makes no microVMs: %s", *p.OnHold)
+			}
+			return false, fmt.Errorf("the pool is not full after %v", poolTimeout)
 		case <-ctx.Done():
 			return false, context.Cause(ctx)
 		}
